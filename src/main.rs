@@ -1,0 +1,2 @@
+//! The `scangate` binary.
+fn main() {}
