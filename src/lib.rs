@@ -14,6 +14,7 @@
 pub mod scan;
 pub mod listen;
 pub mod authenticate;
+pub mod request;
 pub mod workers;
 pub mod payload;
 pub mod verify;

@@ -1,0 +1,204 @@
+//! A concurrent map cut into generations of time, so that expiry is dropping a map.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use dashmap::{DashMap, Entry};
+use parking_lot::Mutex;
+
+/// 12 bytes of a keyed hash. 96 bits keep the chance of any collision among a billion live entries
+/// below one in 10^11, so equality of keys is taken for equality of what was hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key([u32; 3]);
+
+impl Key {
+    #[allow(clippy::cast_possible_truncation)] // Three words of the hash, the fourth dropped.
+    pub(super) fn from_hash(hash: u128) -> Self {
+        Self([hash as u32, (hash >> 32) as u32, (hash >> 64) as u32])
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; 12]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
+        Self([
+            u32::from_le_bytes([a, b, c, d]),
+            u32::from_le_bytes([e, f, g, h]),
+            u32::from_le_bytes([i, j, k, l]),
+        ])
+    }
+
+    pub(super) fn to_bytes(self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        for (to, from) in bytes.iter_mut().zip(self.0.iter().flat_map(|word| word.to_le_bytes())) {
+            *to = from;
+        }
+        bytes
+    }
+
+    pub(super) fn low(self) -> u32 {
+        self.0[2]
+    }
+}
+
+impl std::hash::Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64((u64::from(self.0[0]) << 32) | u64::from(self.0[1]));
+    }
+}
+
+/// Keys are uniform already: the map takes their bits as they are.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Prehashed;
+
+impl BuildHasher for Prehashed {
+    type Hasher = PassThrough;
+
+    fn build_hasher(&self) -> PassThrough {
+        PassThrough(0)
+    }
+}
+
+/// Folds what it is given by exclusive or; meant for one word of hash.
+#[derive(Debug)]
+pub(super) struct PassThrough(u64);
+
+impl Hasher for PassThrough {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            for (to, from) in word.iter_mut().zip(chunk) {
+                *to = *from;
+            }
+            self.0 = self.0.rotate_left(32) ^ u64::from_le_bytes(word);
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 ^= word;
+    }
+
+    // A length prefix says nothing about a fixed array.
+    fn write_usize(&mut self, _length: usize) {}
+}
+
+/// Shards of one generation's map; a power of two. Many small shards, so that growing one stalls its
+/// writers for a millisecond, not for a second.
+const SHARDS: usize = 256;
+
+/// How many generations may live at once: a bound on clock jumps, far above the eight or so in use.
+const GENERATIONS_MAX: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Generations<V> {
+    span_ms: i64,
+    /// Newest first. Replaced whole when a generation begins or ends; read without a lock.
+    live: ArcSwap<Vec<Arc<Generation<V>>>>,
+    changing: Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Generation<V> {
+    number: i64,
+    map: DashMap<Key, V, Prehashed>,
+    entries: AtomicU64,
+}
+
+impl<V: Copy> Generations<V> {
+    pub(super) fn new(span_ms: i64) -> Self {
+        Self { span_ms: span_ms.max(1), live: ArcSwap::from_pointee(Vec::new()), changing: Mutex::new(()) }
+    }
+
+    /// Where the generation of `time` begins.
+    pub(super) fn start_of(&self, time_ms: i64) -> i64 {
+        time_ms.div_euclid(self.span_ms) * self.span_ms
+    }
+
+    /// The value under `key` in the generation of `time`.
+    pub(super) fn get(&self, key: &Key, time_ms: i64) -> Option<V> {
+        let number = time_ms.div_euclid(self.span_ms);
+        let live = self.live.load();
+        let generation = live.iter().find(|generation| generation.number == number)?;
+        generation.map.get(key).map(|value| *value)
+    }
+
+    /// The newest value under `key` from the generation of `time` or an earlier one (or a later one,
+    /// where the clock stepped back), and where that generation begins.
+    pub(super) fn find(&self, key: &Key, _time_ms: i64) -> Option<(i64, V)> {
+        let live = self.live.load();
+        live.iter().find_map(|generation| {
+            let value = generation.map.get(key)?;
+            Some((generation.number * self.span_ms, *value))
+        })
+    }
+
+    /// Sets the value under `key` in the generation of `time` to what `next` makes of the one before.
+    pub(super) fn upsert(&self, key: Key, time_ms: i64, next: impl FnOnce(Option<V>) -> V) {
+        let number = time_ms.div_euclid(self.span_ms);
+        let live = self.live.load();
+        match live.iter().find(|generation| generation.number == number) {
+            Some(generation) => generation.upsert(key, next),
+            None => self.begin(number).upsert(key, next),
+        }
+    }
+
+    pub(super) fn remove(&self, key: &Key, time_ms: i64) {
+        let number = time_ms.div_euclid(self.span_ms);
+        let live = self.live.load();
+        if let Some(generation) = live.iter().find(|generation| generation.number == number)
+            && generation.map.remove(key).is_some()
+        {
+            generation.entries.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Drops the generations that end at or before `time`.
+    pub(super) fn drop_before(&self, time_ms: i64) {
+        let ended = |generation: &Arc<Generation<V>>| (generation.number + 1) * self.span_ms <= time_ms;
+        if self.live.load().iter().any(ended) {
+            let _one_at_a_time = self.changing.lock();
+            let kept = self.live.load().iter().filter(|generation| !ended(generation)).cloned().collect();
+            self.live.store(Arc::new(kept));
+        }
+    }
+
+    pub(super) fn entries(&self) -> u64 {
+        self.live.load().iter().map(|generation| generation.entries.load(Ordering::Relaxed)).sum()
+    }
+
+    #[cold]
+    fn begin(&self, number: i64) -> Arc<Generation<V>> {
+        let _one_at_a_time = self.changing.lock();
+        let live = self.live.load();
+        if let Some(begun) = live.iter().find(|generation| generation.number == number) {
+            return Arc::clone(begun);
+        }
+        let map = DashMap::with_hasher_and_shard_amount(Prehashed, SHARDS);
+        let begun = Arc::new(Generation { number, map, entries: AtomicU64::new(0) });
+        let mut next: Vec<_> = live.iter().cloned().collect();
+        next.push(Arc::clone(&begun));
+        next.sort_by_key(|generation| std::cmp::Reverse(generation.number));
+        next.truncate(GENERATIONS_MAX);
+        self.live.store(Arc::new(next));
+        begun
+    }
+}
+
+impl<V: Copy> Generation<V> {
+    fn upsert(&self, key: Key, next: impl FnOnce(Option<V>) -> V) {
+        match self.map.entry(key) {
+            Entry::Occupied(mut held) => {
+                let value = next(Some(*held.get()));
+                held.insert(value);
+            }
+            Entry::Vacant(free) => {
+                free.insert(next(None));
+                self.entries.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
