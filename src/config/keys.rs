@@ -84,7 +84,12 @@ macro_rules! sections {
 
         impl Config {
             /// Sets one key from a TOML value. A key that doesn't exist is the caller's to refuse.
-            pub(super) fn set(&mut self, section: &str, key: &str, value: &DeValue<'_>) -> Result<(), Mismatch> {
+            pub(super) fn set(
+                &mut self,
+                section: &str,
+                key: &str,
+                value: &DeValue<'_>,
+            ) -> Result<(), Mismatch> {
                 match (section, key) {
                     $( $( (stringify!($section), stringify!($key)) => {
                         self.$section.$key = Setting::read(value, &$rule)?;

@@ -27,6 +27,7 @@ impl Config {
             }
             out.extend(["[", section.name, "]\n"]);
             for key in section.keys {
+                out.push('\n');
                 for line in key.doc {
                     out.extend(["#", *line, "\n"]);
                 }
