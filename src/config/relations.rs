@@ -19,8 +19,9 @@ pub(super) struct Broken {
 
 /// Every broken relation.
 pub(super) fn check(config: &Config) -> Vec<Broken> {
-    let mut broken: Vec<Broken> = at_least(config)
+    let mut broken: Vec<Broken> = durations(config)
         .into_iter()
+        .chain(sizes(config))
         .filter(|rule| rule.applies && rule.low.2 < rule.bound.2)
         .map(|rule| Broken {
             section: rule.low.0,
@@ -38,42 +39,65 @@ pub(super) fn check(config: &Config) -> Vec<Broken> {
     broken
 }
 
+/// Section, key and value.
+type Value = (&'static str, &'static str, u64);
+
 /// `low` must not be under `bound`.
 struct AtLeast {
     applies: bool,
-    low: (&'static str, &'static str, u64),
-    bound: (&'static str, &'static str, u64),
+    low: Value,
+    bound: Value,
     because: &'static str,
 }
 
-fn at_least(config: &Config) -> Vec<AtLeast> {
+const fn rule(low: Value, bound: Value, because: &'static str) -> AtLeast {
+    AtLeast { applies: true, low, bound, because }
+}
+
+fn wide(value: usize) -> u64 {
+    u64::try_from(value).unwrap_or(u64::MAX)
+}
+
+/// How long things are remembered and waited for.
+fn durations(config: &Config) -> Vec<AtLeast> {
     let Config { gateway, listen, limits, workers, deduplicate, journal, .. } = config;
-    let wide = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
-    let window_s_max =
-        deduplicate.windows_s_by_class.values().copied().max().unwrap_or_default().max(deduplicate.window_s);
-    let lines_max = wide(limits.batch_lines_max);
-    let rule = |low, bound, because| AtLeast { applies: true, low, bound, because };
+    let classes = deduplicate.windows_s_by_class.values().copied();
+    let window_s_max = u64::from(classes.fold(deduplicate.window_s, u16::max));
+    let remember = ("deduplicate", "remember_s", deduplicate.remember_s);
+    let request = ("listen", "request_timeout_ms", listen.request_timeout_ms);
     vec![
         rule(
-            ("deduplicate", "remember_s", deduplicate.remember_s),
+            remember,
             ("limits", "clock_skew_past_s", limits.clock_skew_past_s),
             "or a late resend would be recorded twice",
         ),
+        rule(remember, ("deduplicate", "window_s", window_s_max), "the longest window"),
         rule(
-            ("deduplicate", "remember_s", deduplicate.remember_s),
-            ("deduplicate", "window_s", u64::from(window_s_max)),
-            "the longest window",
-        ),
-        rule(
-            ("deduplicate", "remember_s", deduplicate.remember_s),
+            remember,
             ("deduplicate", "auto_reset_s", deduplicate.auto_reset_s),
             "or the last direction would be forgotten",
         ),
         rule(
             ("journal", "retain_s", journal.retain_s),
-            ("deduplicate", "remember_s", deduplicate.remember_s),
+            remember,
             "or a restart would forget what it must deduplicate",
         ),
+        rule(request, ("listen", "body_timeout_ms", listen.body_timeout_ms), "which it includes"),
+        rule(request, ("workers", "deadline_ms", workers.deadline_ms), "which it includes"),
+        rule(
+            ("gateway", "drain_timeout_ms", gateway.drain_timeout_ms),
+            request,
+            "or a drain would cut requests short",
+        ),
+    ]
+}
+
+/// What must fit into what.
+fn sizes(config: &Config) -> Vec<AtLeast> {
+    let Config { limits, journal, .. } = config;
+    let lines_max = wide(limits.batch_lines_max);
+    let payload = ("limits", "payload_bytes_max", wide(limits.payload_bytes_max));
+    vec![
         AtLeast {
             applies: limits.device_scans_per_s > 0,
             ..rule(
@@ -84,28 +108,13 @@ fn at_least(config: &Config) -> Vec<AtLeast> {
         },
         rule(
             ("limits", "batch_inflated_bytes_max", wide(limits.batch_inflated_bytes_max)),
-            ("limits", "payload_bytes_max", wide(limits.payload_bytes_max)),
+            payload,
             "or no such payload would pass",
         ),
         rule(
             ("limits", "body_bytes_max", wide(limits.body_bytes_max)),
-            ("limits", "payload_bytes_max", wide(limits.payload_bytes_max)),
+            payload,
             "or no such payload would pass",
-        ),
-        rule(
-            ("listen", "request_timeout_ms", listen.request_timeout_ms),
-            ("listen", "body_timeout_ms", listen.body_timeout_ms),
-            "which it includes",
-        ),
-        rule(
-            ("listen", "request_timeout_ms", listen.request_timeout_ms),
-            ("workers", "deadline_ms", workers.deadline_ms),
-            "which it includes",
-        ),
-        rule(
-            ("gateway", "drain_timeout_ms", gateway.drain_timeout_ms),
-            ("listen", "request_timeout_ms", listen.request_timeout_ms),
-            "or a drain would cut requests short",
         ),
         rule(
             ("journal", "segment_bytes", journal.segment_bytes),
