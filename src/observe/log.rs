@@ -1,5 +1,6 @@
 //! Log lines on standard error, and what is said when a thread panics.
 
+use std::io::{self, IsTerminal as _};
 use std::panic;
 
 use tracing::level_filters::LevelFilter;
@@ -14,7 +15,8 @@ use crate::config::{Level, Log, LogFormat};
 /// a second call changes nothing.
 pub fn start(settings: &Log) {
     let registry = tracing_subscriber::registry().with(filter(settings.level));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     // Fails only where logging was started before, as by another test.
     let _ = match settings.format {
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),

@@ -164,6 +164,19 @@ pub struct LatencyStats {
     pub commit: Percentiles,
 }
 
+impl Stats {
+    /// The answer to `/v1/stats`.
+    pub fn to_json(&self) -> String {
+        // Finite numbers and plain strings always serialize.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// One server-sent event.
+    pub fn to_event(&self) -> String {
+        format!("data: {}\n\n", self.to_json())
+    }
+}
+
 impl History {
     /// Takes a snapshot. The gateway calls this once a second.
     pub fn tick(&mut self, now: Instant, metrics: &Metrics) {
@@ -317,6 +330,6 @@ mod tests {
     fn without_history_everything_is_zero() {
         let stats = History::default().stats(Instant::now(), &Metrics::new(1), &Sampled::default());
         assert_eq!(stats.rates, RateWindows::default());
-        assert!(serde_json::to_string(&stats).is_ok());
+        assert!(stats.to_event().starts_with("data: {\"version\":"), "{}", stats.to_event());
     }
 }
