@@ -43,14 +43,25 @@ fn all_mistakes_are_reported_in_reading_order_with_line_and_column() {
 #[test]
 fn syntax_errors_and_duplicates_name_their_place_beside_other_mistakes() {
     let found = errors(
-        "[limits]\nbatch_lines_max = 0\npayload_bytes_max = = 3\nbody_bytes_max = 2000\nbody_bytes_max = 3000\n",
+        "[limits]\nbody_bytes_max = 2000\nbody_bytes_max = 3000\npayload_bytes_max = = 3\nbatch_lines_max = 0\n\
+         [journal]\nlane_bytes_max = 4096\n",
     );
-    assert!(
-        found.iter().any(|line| line.starts_with("F:2:19: limits.batch_lines_max: must be")),
-        "{found:#?}"
-    );
-    assert!(found.iter().any(|line| line.starts_with("F:3:")), "{found:#?}");
-    assert!(found.iter().any(|line| line.starts_with("F:5:")), "{found:#?}");
+    let places: Vec<&str> = found.iter().filter_map(|line| line.split(": ").next()).collect();
+    assert_eq!(places, ["F:3:1", "F:4:21", "F:4:23", "F:5:19"], "{found:#?}");
+    assert!(found[..3].iter().all(|line| line.contains(": not TOML: ")), "{found:#?}");
+}
+
+#[test]
+fn a_sub_section_may_stand_as_table_or_dotted_or_inline() {
+    for text in [
+        "[deduplicate.windows_s_by_class]\nbus = 20\n",
+        "[deduplicate]\nwindows_s_by_class.bus = 20\n",
+        "deduplicate.windows_s_by_class.bus = 20\n",
+        "deduplicate = { windows_s_by_class = { bus = 20 } }\n",
+    ] {
+        let loaded = load(text, &[]).expect(text);
+        assert_eq!(loaded.config.deduplicate.windows_s_by_class.get("bus"), Some(&20), "{text}");
+    }
 }
 
 #[test]

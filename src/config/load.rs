@@ -1,6 +1,6 @@
 //! Reads file, environment and command line into one [`Config`], collecting every mistake.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
@@ -124,7 +124,7 @@ pub fn load(
     }
     loader.overrides(overrides);
     loader.relations();
-    let Loader { config, origins, errors } = loader;
+    let Loader { config, origins, errors, .. } = loader;
     if errors.is_empty() { Ok(Loaded { config, origins }) } else { Err(ConfigErrors(errors)) }
 }
 
@@ -133,6 +133,8 @@ struct Loader {
     config: Config,
     origins: BTreeMap<(String, String), Origin>,
     errors: Vec<ConfigError>,
+    /// Keys whose value couldn't be taken: a relation to the default in its place would mislead.
+    unread: BTreeSet<(String, String)>,
 }
 
 impl Loader {
@@ -144,7 +146,7 @@ impl Loader {
         let (document, syntax_errors) = DeTable::parse_recoverable(text);
         for error in syntax_errors {
             let origin = position(path, text, &error.span().unwrap_or_default());
-            self.fail(origin, error.message().to_owned());
+            self.fail(origin, format!("not TOML: {}", error.message()));
         }
         // The recovering parser drops what it couldn't read, so the rest can still be checked.
         for (name, section) in document.get_ref() {
@@ -190,12 +192,18 @@ impl Loader {
             let problem = unknown_key(section, key.get_ref());
             return self.fail(position(path, text, &key.span()), problem);
         };
+        // A value that the recovering parser gave up on: its syntax error is told already.
+        if value.span().is_empty() && !value.get_ref().is_table() {
+            self.unread.insert((section.to_owned(), info.name.to_owned()));
+            return;
+        }
         match self.config.set(section, info.name, value.get_ref()) {
             Ok(()) => {
                 let origin = position(path, text, &key.span());
                 self.origins.insert((section.to_owned(), info.name.to_owned()), origin);
             }
             Err(Mismatch { span, got }) => {
+                self.unread.insert((section.to_owned(), info.name.to_owned()));
                 let origin = position(path, text, &span.unwrap_or_else(|| value.span()));
                 self.fail(
                     origin,
@@ -235,6 +243,7 @@ impl Loader {
             }
             Err(Mismatch { got, .. }) => {
                 self.fail(origin, format!("{section}.{key}: must be {}; got {got}", (info.expected)()));
+                self.unread.insert((section, key));
             }
         }
     }
@@ -273,12 +282,14 @@ impl Loader {
     /// A broken relation is told where the blamed key was set, or else where its partner was.
     fn relations(&mut self) {
         for broken in relations::check(&self.config) {
-            let origin = broken
-                .parties
-                .iter()
-                .find_map(|(section, key)| self.origins.get(&((*section).to_owned(), (*key).to_owned())))
-                .cloned()
-                .unwrap_or(Origin::Default);
+            let parties =
+                broken.parties.iter().map(|(section, key)| ((*section).to_owned(), (*key).to_owned()));
+            let parties: Vec<(String, String)> = parties.collect();
+            if parties.iter().any(|party| self.unread.contains(party)) {
+                continue;
+            }
+            let set = parties.iter().find_map(|party| self.origins.get(party));
+            let origin = set.cloned().unwrap_or(Origin::Default);
             let relations::Broken { section, key, expected, got, .. } = broken;
             self.fail(origin, format!("{section}.{key}: must be {expected}; got {got}"));
         }
