@@ -22,6 +22,7 @@ pub mod identity;
 pub mod deduplicate;
 pub mod journal;
 pub mod respond;
+pub mod openapi;
 pub mod store;
 pub mod observe;
 pub mod gateway;
