@@ -385,3 +385,95 @@ impl Explanation {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::PersonForm;
+    use crate::verify::sg1;
+
+    const NOW: UnixMillis = UnixMillis(1_637_736_569_000);
+    const CARD: &str = "001090123456|012345678|NGUYEN VAN A|01011990|Nam|Hà Nội|15042021";
+    const POSTER: &str = "https://qr.pccovid.gov.vn/Ab3x";
+
+    fn data_dir() -> (tempfile::TempDir, Identity, Keys) {
+        let dir = tempfile::tempdir().unwrap();
+        ensure_development(dir.path(), NOW).unwrap();
+        let identity = Identity::new(&Pepper::load(dir.path()).unwrap());
+        let keys = Keys::load(dir.path()).unwrap();
+        (dir, identity, keys)
+    }
+
+    #[test]
+    fn an_issued_code_and_a_card_of_one_number_are_one_person() {
+        let (dir, identity, keys) = data_dir();
+        let token = issue_person(dir.path(), "001090123456", PRINTED_TTL, NOW).unwrap();
+        let Ok(Claim::Person(card)) = payload::parse(CARD) else { panic!("not a card") };
+        let Ok(Claim::Signed(SignedForm::Sg1(text))) = payload::parse(&token) else { panic!("not SG1") };
+        let verified = sg1(text, NOW, &keys).unwrap();
+        assert_eq!(identity.person_of_cti(verified.cti), identity.person(&card));
+        let other = PersonForm { key: crate::payload::PersonRef::Citizen("001090123457"), ..card };
+        assert_ne!(identity.person_of_cti(verified.cti), identity.person(&other));
+    }
+
+    #[test]
+    fn an_issued_code_and_a_poster_of_one_place_are_one_place() {
+        let (dir, identity, keys) = data_dir();
+        let token = issue_place(dir.path(), POSTER, PRINTED_TTL, NOW).unwrap();
+        let Ok(Claim::Place(poster)) = payload::parse(POSTER) else { panic!("not a poster") };
+        let verified = sg1(&token, NOW, &keys).unwrap();
+        assert_eq!(identity.place_of_cti(verified.cti), identity.place_form(&poster));
+    }
+
+    #[test]
+    fn bad_requests_are_refused() {
+        let (dir, ..) = data_dir();
+        let reference = |text: &str| issue_person(dir.path(), text, PRINTED_TTL, NOW);
+        assert!(matches!(reference("  "), Err(IssueError::Reference { value: 0, .. })));
+        assert!(matches!(reference(&"a".repeat(257)), Err(IssueError::Reference { value: 257, .. })));
+        for ttl in [Duration::ZERO, Duration::from_millis(999), Duration::from_secs(300_000_000_000), Duration::MAX] {
+            assert!(matches!(issue_place(dir.path(), "a", ttl, NOW), Err(IssueError::Ttl)), "{ttl:?}");
+        }
+        assert!(matches!(draw_svg(&"a".repeat(5000)), Err(IssueError::Drawing)));
+    }
+
+    #[test]
+    fn drawings_have_a_quiet_zone_and_the_documented_version() {
+        let (dir, ..) = data_dir();
+        let token = issue_place(dir.path(), "gate 4", PRINTED_TTL, NOW).unwrap();
+        let qrcode::Version::Normal(version) = code(&token).unwrap().version() else { panic!("micro") };
+        assert!((7..=9).contains(&version), "{version}");
+        let modules = 17 + 4 * usize::try_from(version).unwrap() + 2 * QUIET_MODULES;
+        let svg = draw_svg(&token).unwrap();
+        assert!(svg.contains(&format!("viewBox=\"0 0 {0} {0}\"", 4 * modules)), "{}", &svg[..300]);
+        let png = draw_png(&token, 3).unwrap();
+        let mut reader = png::Decoder::new(std::io::Cursor::new(&png)).read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        let frame = reader.next_frame(&mut pixels).unwrap();
+        assert_eq!(usize::try_from(frame.width).unwrap(), 3 * modules);
+        // Quiet zone white, then the finder pattern's black corner.
+        let pixel = |x: usize, y: usize| (pixels[y * frame.line_size + x / 8] >> (7 - x % 8)) & 1;
+        assert_eq!((pixel(11, 11), pixel(12, 12), pixel(12 + 20, 12 + 20)), (1, 0, 0));
+        let pdf = draw_pdf(&token, 3).unwrap();
+        let text = String::from_utf8(pdf).unwrap();
+        let start: usize = text.lines().rev().nth(1).unwrap().parse().unwrap();
+        assert!(text[start..].starts_with("xref"));
+    }
+
+    #[test]
+    fn explanations_name_what_and_why_and_nobody() {
+        let (dir, _, keys) = data_dir();
+        let token = issue_person(dir.path(), "001090123456", Duration::from_secs(60), NOW).unwrap();
+        let good = explain(&token, NOW, &keys);
+        assert_eq!((good.format, good.subject, good.trust), (Some("sg1"), Some("person"), Some("proven")));
+        assert_eq!((good.outcome, good.expires.as_deref()), ("accepted", Some("2021-11-24T06:50:29.000Z")));
+        let late = explain(&token, UnixMillis(NOW.0 + 60_000), &keys);
+        assert_eq!((late.outcome, late.trust), ("expired", None));
+        let card = explain(CARD, NOW, &keys);
+        assert_eq!((card.format, card.trust, card.outcome), (Some("cccd"), Some("asserted"), "accepted"));
+        let printed = serde_json::to_string(&[&good, &late, &card]).unwrap();
+        assert!(!printed.contains("001090123456") && !printed.contains("NGUYEN"));
+        assert_eq!(explain("hello", NOW, &keys).outcome, "unrecognized");
+        assert_eq!(explain("hello", NOW, &keys).format, None);
+    }
+}

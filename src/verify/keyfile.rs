@@ -277,6 +277,15 @@ pub(crate) fn create_dirs(data_dir: &Path) -> Result<(), KeysError> {
     Ok(())
 }
 
+/// Held while keys are made, so that two starts, or a start and the command line, make them once.
+pub(crate) fn lock(data_dir: &Path) -> Result<File, KeysError> {
+    let dir = keys_dir(data_dir);
+    let io = |source| KeysError::io("lock", &dir, source);
+    let file = File::open(&dir).map_err(io)?;
+    file.lock().map_err(io)?;
+    Ok(file)
+}
+
 /// Writes a new file with mode 0600: whole and durable, or not there. A file that exists is left alone
 /// and is an error, so two first starts cannot overwrite each other's secrets.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), KeysError> {

@@ -97,6 +97,12 @@ pub enum KeysError {
         /// The file.
         path: PathBuf,
     },
+    /// Production keys were asked for where there are development keys.
+    #[error("{path} holds development keys; make production keys in a new data directory")]
+    Development {
+        /// The keys directory.
+        path: PathBuf,
+    },
     /// There are keys but no pepper: making a new one would change every pseudonym.
     #[error("{path} is missing although there are keys beside it; restore it from a backup")]
     PepperMissing {
@@ -310,7 +316,7 @@ impl Keys {
             sg1: Vec::new(),
             issuers: Vec::new(),
             revocations,
-            dev: false,
+            dev: has_dev_pepper(data_dir)?,
         };
         for (path, file) in keyfile::read_dir(&keyfile::sg1_dir(data_dir))? {
             keys.add_sg1(&path, &file)?;
@@ -406,7 +412,7 @@ impl Keys {
         self.revocations.kid(kid)
     }
 
-    /// Whether any key was made by a first start, for development only.
+    /// Whether the pepper or any key was made by a first start, for development only.
     pub const fn is_dev(&self) -> bool {
         self.dev
     }
@@ -419,6 +425,15 @@ impl Keys {
     /// How many SG1 keys and device issuer keys there are.
     pub fn counts(&self) -> (usize, usize) {
         (self.sg1.len(), self.issuers.len())
+    }
+}
+
+fn has_dev_pepper(data_dir: &Path) -> Result<bool, KeysError> {
+    match Pepper::load(data_dir) {
+        Ok(pepper) => Ok(pepper.is_dev()),
+        // A gateway without a pepper fails where it makes its `Identity`; keys alone can still be read.
+        Err(KeysError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -76,6 +76,7 @@ pub struct KeyInfo {
 /// marked as development keys. A data directory with a pepper of its own gets nothing. Returns what was made.
 pub fn ensure_development(data_dir: &Path, now: UnixMillis) -> Result<Vec<KeyInfo>, KeysError> {
     keyfile::create_dirs(data_dir)?;
+    let _lock = keyfile::lock(data_dir)?;
     let mut made = Vec::new();
     if !is_there(&keyfile::pepper_path(data_dir))? {
         let sg1 = keyfile::read_dir(&keyfile::sg1_dir(data_dir))?;
@@ -83,17 +84,17 @@ pub fn ensure_development(data_dir: &Path, now: UnixMillis) -> Result<Vec<KeyInf
         if !sg1.is_empty() || !devices.is_empty() {
             return Err(KeysError::PepperMissing { path: keyfile::pepper_path(data_dir) });
         }
-        made.extend(raced(make_pepper(data_dir, true))?);
+        made.push(make_pepper(data_dir, true)?);
     }
     // A first start that was interrupted left its pepper and maybe some keys: the rest is made now.
     if super::Pepper::load(data_dir)?.is_dev() {
         if keyfile::read_dir(&keyfile::sg1_dir(data_dir))?.is_empty() {
-            made.extend(raced(make_sg1(data_dir, 1, true, now))?);
+            made.push(make_sg1(data_dir, 1, true, now)?);
         }
         let present = keyfile::read_dir(&keyfile::devices_dir(data_dir))?;
         for app in App::ALL {
             if !present.iter().any(|(_, key)| key.app.as_deref() == Some(app.name())) {
-                made.extend(raced(make_device(data_dir, *app, true, now))?);
+                made.push(make_device(data_dir, *app, true, now)?);
             }
         }
     }
@@ -101,16 +102,21 @@ pub fn ensure_development(data_dir: &Path, now: UnixMillis) -> Result<Vec<KeyInf
 }
 
 /// Makes keys for production: a pepper if there is none, the first SG1 key, and a device issuer key for
-/// each of `apps` (usually none: an app keeps its private key and gives the gateway the public one).
+/// each of `apps` (usually none: an app keeps its private key and gives the gateway the public one). A
+/// data directory of development keys is refused: its pseudonyms must not live on in production.
 pub fn keys_generate(data_dir: &Path, apps: &[App], now: UnixMillis) -> Result<Vec<KeyInfo>, KeysError> {
     keyfile::create_dirs(data_dir)?;
+    let _lock = keyfile::lock(data_dir)?;
     let mut made = Vec::new();
     let sg1 = keyfile::read_dir(&keyfile::sg1_dir(data_dir))?;
-    if !is_there(&keyfile::pepper_path(data_dir))? {
-        if !sg1.is_empty() {
-            return Err(KeysError::PepperMissing { path: keyfile::pepper_path(data_dir) });
+    if is_there(&keyfile::pepper_path(data_dir))? {
+        if super::Pepper::load(data_dir)?.is_dev() {
+            return Err(KeysError::Development { path: keyfile::keys_dir(data_dir) });
         }
+    } else if sg1.is_empty() {
         made.push(make_pepper(data_dir, false)?);
+    } else {
+        return Err(KeysError::PepperMissing { path: keyfile::pepper_path(data_dir) });
     }
     if sg1.is_empty() {
         made.push(make_sg1(data_dir, 1, false, now)?);
@@ -149,6 +155,7 @@ pub fn keys_list(data_dir: &Path) -> Result<Vec<KeyInfo>, KeysError> {
 pub fn keys_rotate(data_dir: &Path, key_use: KeyUse, now: UnixMillis) -> Result<KeyInfo, KeysError> {
     let dev = super::Pepper::load(data_dir)?.is_dev();
     keyfile::create_dirs(data_dir)?;
+    let _lock = keyfile::lock(data_dir)?;
     match key_use {
         KeyUse::Pepper => Err(KeysError::Exists { path: keyfile::pepper_path(data_dir) }),
         KeyUse::Sg1 => {
@@ -247,13 +254,7 @@ fn make_sg1(data_dir: &Path, epoch: u32, dev: bool, now: UnixMillis) -> Result<K
 fn make_device(data_dir: &Path, app: App, dev: bool, now: UnixMillis) -> Result<KeyInfo, KeysError> {
     let mut key = make_ed25519(dev, now)?;
     key.app = Some(app.name().to_owned());
-    // Two development starts at once must meet at one name; rotation needs a new one each time.
-    let name = if dev && !is_there(&keyfile::devices_dir(data_dir).join(format!("{app}.dev.json")))? {
-        format!("{app}.dev.json")
-    } else {
-        format!("{app}.{}.json", key.kid)
-    };
-    let path = keyfile::devices_dir(data_dir).join(name);
+    let path = keyfile::devices_dir(data_dir).join(format!("{app}.{}.json", key.kid));
     write_json(&path, &key)?;
     info(KeyUse::Device(app), path, &key, &Revocations::default())
 }
@@ -316,13 +317,4 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), KeysError> {
 
 fn is_there(path: &Path) -> Result<bool, KeysError> {
     path.try_exists().map_err(|source| KeysError::io("look for", path, source))
-}
-
-/// Another start may have made the same file at the same moment: then it stands.
-fn raced(made: Result<KeyInfo, KeysError>) -> Result<Option<KeyInfo>, KeysError> {
-    match made {
-        Ok(info) => Ok(Some(info)),
-        Err(KeysError::Exists { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
 }

@@ -13,3 +13,6 @@ pub use cache::{Resolved, ResolvedSubject, TokenCache};
 pub use keys::{DeviceAlgorithm, IssuerKey, KeyStore, Keys, KeysError, Kid, Pepper, Sg1Key};
 pub use revocations::Revocation;
 pub use sg1::{TokenKind, Verified, sg1, still_valid};
+
+#[cfg(test)]
+mod tests;
