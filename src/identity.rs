@@ -307,7 +307,10 @@ mod tests {
         let hash = |at| identity.checkin_hash(person, place, DirectionRequest::Auto, UnixMillis(at));
         assert_eq!(hash(1), hash(1));
         assert_ne!(hash(1), hash(2));
-        assert_ne!(identity.dedup_key(person, place), identity.dedup_key(Pseudonym(place.0), PlaceKey(person.0)));
+        assert_ne!(
+            identity.dedup_key(person, place),
+            identity.dedup_key(Pseudonym(place.0), PlaceKey(person.0))
+        );
     }
 
     #[test]

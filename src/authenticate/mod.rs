@@ -16,8 +16,8 @@ use crate::scan::{App, DeviceKey, PlaceKey, Pseudonym, UnixMillis};
 use crate::verify::KeyStore;
 use crate::verify::cache::Cache;
 
-pub use rate::{RateLimits, RateLimited};
 use rate::{Bucket, Buckets};
+pub use rate::{RateLimited, RateLimits};
 
 /// The longest token that is looked at, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 4096;
@@ -264,8 +264,7 @@ fn bearer(authorization: &[u8]) -> Result<&str, AuthError> {
         return Err(AuthError::Missing);
     }
     let malformed = AuthError::Malformed { field: "authorization" };
-    let (scheme, token) =
-        authorization.trim_ascii_start().split_at_checked(SCHEME.len()).ok_or(malformed)?;
+    let (scheme, token) = authorization.trim_ascii_start().split_at_checked(SCHEME.len()).ok_or(malformed)?;
     if !scheme.eq_ignore_ascii_case(SCHEME) || !token.starts_with(b" ") {
         return Err(malformed);
     }

@@ -89,7 +89,8 @@ impl Bucket {
                 return Err(RateLimited { retry_after_s });
             }
             let taken = from.saturating_add(cost_ns);
-            match self.full_at_ns.compare_exchange_weak(full_at, taken, Ordering::Relaxed, Ordering::Relaxed) {
+            match self.full_at_ns.compare_exchange_weak(full_at, taken, Ordering::Relaxed, Ordering::Relaxed)
+            {
                 Ok(_) => return Ok(()),
                 Err(current) => full_at = current,
             }
@@ -182,7 +183,7 @@ mod tests {
         let (bucket, start) = bucket(LIMITS);
         assert_eq!(bucket.admit(100, start), Ok(()));
         let due = start + Duration::from_millis(20);
-        assert!(bucket.admit(1, due - Duration::from_nanos(1)).is_err());
+        assert!(bucket.admit(1, start + Duration::from_nanos(19_999_999)).is_err());
         assert_eq!(bucket.admit(1, due), Ok(()));
         assert_eq!(bucket.admit(50, due), Err(RateLimited { retry_after_s: 1 }));
         assert_eq!(bucket.admit(51, due), Err(RateLimited { retry_after_s: 2 }));
@@ -217,7 +218,10 @@ mod tests {
         assert_eq!(held.admit(100, now), Ok(()));
         for device in 0..100_000_u64 {
             // Left in debt, so that only the hard bound can drop them.
-            assert_eq!(buckets.of(DeviceKey(device.reverse_bits().to_be_bytes()), now).admit(100, now), Ok(()));
+            assert_eq!(
+                buckets.of(DeviceKey(device.reverse_bits().to_be_bytes()), now).admit(100, now),
+                Ok(())
+            );
         }
         assert!(buckets.len() <= SHARDS * 8, "{}", buckets.len());
         assert!(buckets.of(DeviceKey([9; 8]), now).admit(1, now).is_err(), "the held bucket was replaced");

@@ -15,7 +15,7 @@ use crate::issue::{self, RoleRef};
 use crate::verify::{Pepper, Revocation};
 
 const NOW: UnixMillis = UnixMillis(1_637_736_569_000);
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 struct Gate {
     dir: tempfile::TempDir,
@@ -30,7 +30,8 @@ impl Gate {
         let dir = tempfile::tempdir().unwrap();
         issue::ensure_development(dir.path(), NOW).unwrap();
         let eddsa = Ed25519KeyPair::generate().unwrap();
-        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
+        let document =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
         let es256 = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref()).unwrap();
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let point = es256.public_key().as_ref();
@@ -157,7 +158,8 @@ fn the_key_decides_the_algorithm() {
             assert_eq!(gate.verify(&forged).err(), wrong, "{alg}");
         }
     }
-    let head = part(json!({"alg": "EdDSA", "kid": "ed", "jwk": {"kty": "OKP", "crv": "Ed25519", "x": "AAAA"}}));
+    let head =
+        part(json!({"alg": "EdDSA", "kid": "ed", "jwk": {"kty": "OKP", "crv": "Ed25519", "x": "AAAA"}}));
     let forged = format!("{head}.{}.", part(good_claims()));
     assert_eq!(gate.verify(&forged).err(), Some(AuthError::BadSignature));
 }
@@ -279,7 +281,8 @@ fn all_tokens_of_a_device_share_one_allowance() {
     gate.authenticator.set_rate(RateLimits { device_scans_per_s: 1, device_burst_scans: 10 });
     let now = Instant::now();
     let one = gate.verify(&eddsa_token(&eddsa, "ed", &good_claims())).unwrap();
-    let other = gate.verify(&eddsa_token(&eddsa, "ed", &claims(&json!({"exp": NOW.seconds() + 61})))).unwrap();
+    let other =
+        gate.verify(&eddsa_token(&eddsa, "ed", &claims(&json!({"exp": NOW.seconds() + 61})))).unwrap();
     assert!(!Arc::ptr_eq(&one, &other));
     assert_eq!(one.admit(10, now), Ok(()));
     assert_eq!(other.admit(1, now), Err(RateLimited { retry_after_s: 1 }));

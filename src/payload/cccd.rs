@@ -43,9 +43,7 @@ fn parse(text: &str) -> Result<Claim<'_>, Refusal> {
 
 /// The number's digit G is 2 × (century − 19) + (0 for a man, 1 for a woman); YY is the year of birth.
 fn check_number(citizen: &str, born: Date, sex: Sex) -> Result<(), Refusal> {
-    let (Some(g), Some(yy)) =
-        (citizen.get(3..4).and_then(number), citizen.get(4..6).and_then(number))
-    else {
+    let (Some(g), Some(yy)) = (citizen.get(3..4).and_then(number), citizen.get(4..6).and_then(number)) else {
         return Err(inconsistent("the citizen number is not twelve digits"));
     };
     if (g % 2 == 0) != (sex == Sex::Man) {
@@ -110,7 +108,8 @@ mod tests {
 
     #[test]
     fn the_number_is_the_key_and_later_fields_are_dropped() {
-        let expected = Ok(Claim::Person(PersonForm { form: Form::Cccd, key: PersonRef::Citizen("001090123456") }));
+        let expected =
+            Ok(Claim::Person(PersonForm { form: Form::Cccd, key: PersonRef::Citizen("001090123456") }));
         assert!(sniff(SPECIMEN));
         assert_eq!(parse(SPECIMEN), expected);
         let of_2024 = format!("{SPECIMEN}||NGUYEN VAN B|TRAN THI C|");
@@ -151,8 +150,14 @@ mod tests {
             let refused = outcome(&card(citizen, born, sex));
             assert_eq!(refused, Some(Outcome::InconsistentIdentity), "{citizen} {born} {sex}");
         }
-        assert_eq!(outcome("001090123456||A|01011990|Nam|Hà Nội|31022021"), Some(Outcome::InconsistentIdentity));
-        assert_eq!(outcome("001090123456||A|01011990|Nam|Hà Nội|31121989"), Some(Outcome::InconsistentIdentity));
+        assert_eq!(
+            outcome("001090123456||A|01011990|Nam|Hà Nội|31022021"),
+            Some(Outcome::InconsistentIdentity)
+        );
+        assert_eq!(
+            outcome("001090123456||A|01011990|Nam|Hà Nội|31121989"),
+            Some(Outcome::InconsistentIdentity)
+        );
     }
 
     #[test]
@@ -172,7 +177,9 @@ mod tests {
         for man in ["Nam", "NAM", "nam"] {
             assert_eq!(outcome(&card("001090123456", "01011990", man)), None, "{man}");
         }
-        for neither in ["", "N", "Nu", "N\u{1b0}", "N\u{1eef}\u{303}", "Nu\u{31b}\u{303}u", "Nữ ", "\u{31b}\u{303}"] {
+        for neither in
+            ["", "N", "Nu", "N\u{1b0}", "N\u{1eef}\u{303}", "Nu\u{31b}\u{303}u", "Nữ ", "\u{31b}\u{303}"]
+        {
             let refused = outcome(&card("001190123456", "01011990", neither));
             assert_eq!(refused, Some(Outcome::Unrecognized), "{neither:?}");
         }

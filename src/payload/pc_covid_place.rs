@@ -61,7 +61,8 @@ fn split(text: &str) -> Option<(&'static str, &str)> {
 fn slug(path: &str) -> Option<&str> {
     let end = memchr::memchr2(b'?', b'#', path.as_bytes()).unwrap_or(path.len());
     let slug = path.get(..end)?.trim_matches('/');
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b'/');
+    let plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b'/');
     ((1..=SLUG_BYTES_MAX).contains(&slug.len()) && slug.bytes().all(plain)).then_some(slug)
 }
 

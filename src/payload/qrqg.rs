@@ -55,7 +55,8 @@ mod tests {
 
     #[test]
     fn masked_and_full_forms_name_one_person() {
-        let expected = Claim::Person(PersonForm { form: Form::Qrqg, key: PersonRef::Qid("162979388586171100") });
+        let expected =
+            Claim::Person(PersonForm { form: Form::Qrqg, key: PersonRef::Qid("162979388586171100") });
         for text in [
             SPECIMEN,
             "******029317|NGUYEN VAN A|1987-**-**|0|162979388586171100|<1<00<0123232422",
@@ -82,7 +83,9 @@ mod tests {
 
     #[test]
     fn a_qid_has_eighteen_digits() {
-        for qid in ["", "16297938858617110", "1629793885861711000", "16297938858617110x", "١62979388586171100"] {
+        for qid in
+            ["", "16297938858617110", "1629793885861711000", "16297938858617110x", "١62979388586171100"]
+        {
             let text = format!("001093029317|NGUYEN VAN A|1987-01-18|0|{qid}|");
             assert!(sniff(&text));
             assert_eq!(parse(&text).map_err(|refusal| refusal.outcome), Err(Outcome::Unrecognized), "{qid}");

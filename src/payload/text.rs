@@ -27,9 +27,8 @@ pub(super) fn number(text: &str) -> Option<u16> {
     if text.is_empty() || text.len() > 4 {
         return None;
     }
-    text.bytes().try_fold(0_u16, |value, byte| {
-        byte.is_ascii_digit().then(|| value * 10 + u16::from(byte - b'0'))
-    })
+    text.bytes()
+        .try_fold(0_u16, |value, byte| byte.is_ascii_digit().then(|| value * 10 + u16::from(byte - b'0')))
 }
 
 /// A calendar date.
@@ -81,7 +80,9 @@ mod tests {
         for good in ["29022020", "31121999", "01012000", "29022000"] {
             assert!(Date::ddmmyyyy(good).is_some(), "{good}");
         }
-        for bad in ["29022021", "29021900", "31042020", "00012020", "01132020", "01010000", "1012020", "ab012020"] {
+        for bad in
+            ["29022021", "29021900", "31042020", "00012020", "01132020", "01010000", "1012020", "ab012020"]
+        {
             assert!(Date::ddmmyyyy(bad).is_none(), "{bad}");
         }
         assert!(Date::iso("2020-02-29").is_some());

@@ -212,9 +212,9 @@ fn read_pem(path: &Path, bytes: &[u8]) -> Result<KeyFile, KeysError> {
         .ok_or_else(|| invalid("file name"))?;
     let (kty, crv, x, y) = if let Some(key) = spki.strip_prefix(&ED25519_SPKI) {
         ("OKP", "Ed25519", URL_SAFE_NO_PAD.encode(key), None)
-    } else if let Some((0x04, point)) = spki.strip_prefix(&P256_SPKI).and_then(|key| {
-        key.split_first().map(|(form, point)| (*form, point))
-    }) {
+    } else if let Some((0x04, point)) =
+        spki.strip_prefix(&P256_SPKI).and_then(|key| key.split_first().map(|(form, point)| (*form, point)))
+    {
         let (x, y) = point.split_at_checked(32).ok_or_else(|| invalid("PUBLIC KEY"))?;
         ("EC", "P-256", URL_SAFE_NO_PAD.encode(x), Some(URL_SAFE_NO_PAD.encode(y)))
     } else {
@@ -262,7 +262,8 @@ pub(crate) fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), KeysError> 
 
 /// A secret may be read by its owner, and by a group where an orchestrator mounts it so; by no one else.
 pub(crate) fn check_mode(path: &Path, mode: u32) -> Result<(), KeysError> {
-    if mode & 0o037 == 0 { Ok(()) } else { Err(KeysError::Permissions { path: path.to_owned(), mode }) }
+    const CLOSED: u32 = 0o037;
+    if mode & CLOSED == 0 { Ok(()) } else { Err(KeysError::Permissions { path: path.to_owned(), mode }) }
 }
 
 /// Makes the key directories, closed to everyone else.
@@ -294,7 +295,8 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), KeysError> {
     rand::fill(&mut nonce).map_err(|_| KeysError::Random)?;
     let temporary = dir.join(format!(".new-{}", hex(&nonce)));
     let io = |source| KeysError::io("write", path, source);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(io)?;
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(io)?;
     let written = file
         .write_all(bytes)
         .and_then(|()| file.sync_all())

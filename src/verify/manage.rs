@@ -280,12 +280,7 @@ fn make_ed25519(dev: bool, now: UnixMillis) -> Result<KeyFile, KeysError> {
     })
 }
 
-fn info(
-    key_use: KeyUse,
-    path: PathBuf,
-    key: &KeyFile,
-    revoked: &Revocations,
-) -> Result<KeyInfo, KeysError> {
+fn info(key_use: KeyUse, path: PathBuf, key: &KeyFile, revoked: &Revocations) -> Result<KeyInfo, KeysError> {
     let (algorithm, _) = key.public(&path)?;
     Ok(KeyInfo {
         key_use,

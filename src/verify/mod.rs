@@ -10,6 +10,7 @@ pub mod manage;
 pub mod sg1;
 
 pub use cache::{Resolved, ResolvedSubject, TokenCache};
+pub(crate) use keyfile::hex;
 pub use keys::{DeviceAlgorithm, IssuerKey, KeyStore, Keys, KeysError, Kid, Pepper, Sg1Key};
 pub use revocations::Revocation;
 pub use sg1::{TokenKind, Verified, sg1, still_valid};

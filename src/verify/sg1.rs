@@ -110,7 +110,10 @@ pub fn sg1(text: &str, now: UnixMillis, keys: &Keys) -> Result<Verified, Refusal
         return Err(Refusal::new(Outcome::BadSignature, "the SG1 token's signature does not verify"));
     }
     let claims = claims(envelope.payload).ok_or(CLAIMS)?;
-    if claims.issuer != key.issuer || claims.epoch != i64::from(key.epoch) || !key.kinds.contains(&claims.kind) {
+    if claims.issuer != key.issuer
+        || claims.epoch != i64::from(key.epoch)
+        || !key.kinds.contains(&claims.kind)
+    {
         return Err(Refusal::new(
             Outcome::UnknownKey,
             "the SG1 token's issuer, epoch or type is not one its key may sign for",
@@ -153,9 +156,12 @@ fn check_now(verified: &Verified, now: UnixMillis, keys: &Keys) -> Result<(), Re
     Ok(())
 }
 
-const UNREADABLE: Refusal = Refusal::new(Outcome::Unrecognized, "an SG1 token must be base45 of a COSE_Sign1");
-const CLAIMS: Refusal =
-    Refusal::new(Outcome::Unrecognized, "the SG1 token's claims must be iss, exp, iat, cti and one private claim");
+const UNREADABLE: Refusal =
+    Refusal::new(Outcome::Unrecognized, "an SG1 token must be base45 of a COSE_Sign1");
+const CLAIMS: Refusal = Refusal::new(
+    Outcome::Unrecognized,
+    "the SG1 token's claims must be iss, exp, iat, cti and one private claim",
+);
 const UNKNOWN_KEY: Refusal = Refusal::new(Outcome::UnknownKey, "no key is known under the SG1 token's kid");
 const REVOKED_KEY: Refusal = Refusal::new(Outcome::Revoked, "the SG1 token's key has been revoked");
 
@@ -288,7 +294,8 @@ fn claims(payload: &[u8]) -> Option<Claims<'_>> {
     }
     reader.end()?;
     let (kind, epoch) = private?;
-    let claims = Claims { issuer: issuer?, expires_at_s: expires?, issued_at_s: issued?, cti: cti?, kind, epoch };
+    let claims =
+        Claims { issuer: issuer?, expires_at_s: expires?, issued_at_s: issued?, cti: cti?, kind, epoch };
     (claims.issuer.len() <= ISSUER_BYTES_MAX && claims.issued_at_s >= 0).then_some(claims)
 }
 

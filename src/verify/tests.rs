@@ -17,7 +17,7 @@ use crate::scan::{App, Outcome, Refusal, UnixMillis};
 
 const NOW: UnixMillis = UnixMillis(1_637_736_569_000);
 const NOW_S: i64 = 1_637_736_569;
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 fn after(seconds: i64) -> UnixMillis {
     UnixMillis((NOW_S + seconds) * 1000)
@@ -347,9 +347,10 @@ fn a_reload_empties_the_token_cache() {
 fn a_first_start_makes_closed_files_once() {
     let dir = tempfile::tempdir().unwrap();
     let made = ensure_development(dir.path(), NOW).unwrap();
-    assert_eq!(made.iter().map(|key| key.key_use.name()).collect::<Vec<_>>(), [
-        "pepper", "sg1", "pc-covid", "vneid", "sskdt"
-    ]);
+    assert_eq!(
+        made.iter().map(|key| key.key_use.name()).collect::<Vec<_>>(),
+        ["pepper", "sg1", "pc-covid", "vneid", "sskdt"]
+    );
     assert!(made.iter().all(|key| key.dev && key.private));
     for key in &made {
         assert_eq!(std::fs::metadata(&key.path).unwrap().permissions().mode() & 0o7777, 0o600);
