@@ -53,8 +53,8 @@ struct Issuer {
 /// Checks signature, revocation and claims.
 pub(super) fn verify(token: &str, keys: &Keys) -> Result<Claims, AuthError> {
     let header = decode_header(token).map_err(|error| match error.kind() {
-        // An `alg` that the library doesn't know, `none` above all, fails as JSON.
-        ErrorKind::Json(_) => AuthError::WrongAlgorithm,
+        // An `alg` that the library doesn't know, `none` above all, is JSON of the wrong kind.
+        ErrorKind::Json(json) if json.is_data() => AuthError::WrongAlgorithm,
         _ => AuthError::Malformed { field: "header" },
     })?;
     if header.crit.is_some() {

@@ -55,8 +55,7 @@ impl<V: Clone> Cache<V> {
     /// A cache of at most `entries_max` entries (rounded up to two per shard); memory grows with use.
     pub fn new(entries_max: usize) -> Self {
         let mut key = [0_u8; 16];
-        // Without randomness the key is zero: still correct, only predictable. It can't happen once a
-        // key store was opened, and refusing to start here would make every test need an error path.
+        // AWS-LC ends the process rather than return without randomness, so this cannot fail.
         let _ = rand::fill(&mut key);
         Self {
             hasher: sip128::SipHasher24::new_with_key(&key),

@@ -288,29 +288,26 @@ pub(crate) fn lock(data_dir: &Path) -> Result<File, KeysError> {
 }
 
 /// Writes a new file with mode 0600: whole and durable, or not there. A file that exists is left alone
-/// and is an error, so two first starts cannot overwrite each other's secrets.
+/// and is an error. The caller holds [`lock`], so nobody takes the name between the look and the rename.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), KeysError> {
     let dir = path.parent().unwrap_or(Path::new("."));
+    let io = |source| KeysError::io("write", path, source);
+    if path.try_exists().map_err(io)? {
+        return Err(KeysError::Exists { path: path.to_owned() });
+    }
     let mut nonce = [0_u8; 8];
     rand::fill(&mut nonce).map_err(|_| KeysError::Random)?;
     let temporary = dir.join(format!(".new-{}", hex(&nonce)));
-    let io = |source| KeysError::io("write", path, source);
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(io)?;
-    let written = file
-        .write_all(bytes)
-        .and_then(|()| file.sync_all())
-        // A link, unlike a rename, fails where the name is taken.
-        .and_then(|()| fs::hard_link(&temporary, path));
-    let removed = fs::remove_file(&temporary);
-    match written {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            return Err(KeysError::Exists { path: path.to_owned() });
-        }
-        Err(source) => return Err(io(source)),
+    let written =
+        file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, path));
+    if let Err(source) = written {
+        // The first error is the one to report.
+        let _ = fs::remove_file(&temporary);
+        return Err(io(source));
     }
-    removed.and_then(|()| File::open(dir)?.sync_all()).map_err(io)
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
 }
 
 /// Lowercase hexadecimal.
