@@ -19,6 +19,7 @@ pub mod workers;
 pub mod payload;
 pub mod verify;
 pub mod identity;
+pub mod issue;
 pub mod deduplicate;
 pub mod journal;
 pub mod respond;
