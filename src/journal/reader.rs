@@ -95,7 +95,8 @@ impl Reader {
     /// Moves a position below the oldest segment up to it: what lay below was released.
     fn settle_start(&mut self, durable: Position) -> Result<(), ReadError> {
         let oldest = self.shared.space.lock().segments.front().map(|segment| segment.number);
-        if let Some(segment) = oldest.filter(|oldest| self.position.segment < *oldest) {
+        let segment = oldest.unwrap_or(durable.segment);
+        if self.position.segment < segment {
             self.go(Position { segment, offset: SEGMENT_HEADER_BYTES });
         }
         if self.position > durable {
@@ -112,16 +113,11 @@ impl Reader {
 
     fn next(&mut self) -> Result<Next, ReadError> {
         let Position { segment, offset } = self.position;
-        let io = |shared: &Shared| {
-            let path = shared.dir.join(file_name(segment));
-            |source| ReadError::Io { path, source }
+        let file = self.file().map_err(|source| self.error(source))?;
+        let bytes = match self.window.peek(file.as_ref(), offset) {
+            Ok(bytes) => bytes,
+            Err(source) => return Err(self.error(source)),
         };
-        if self.open.is_none() {
-            let path = self.shared.dir.join(file_name(segment));
-            self.open = Some(self.shared.storage.open(&path, false).map_err(io(&self.shared))?);
-        }
-        let Some(file) = &self.open else { return Ok(Next::Seal) };
-        let bytes = self.window.peek(file.as_ref(), offset).map_err(io(&self.shared))?;
         let reason = match record::item(bytes, segment, offset) {
             Item::Checkin(checkin, bytes) => {
                 self.position.offset += bytes;
@@ -136,7 +132,24 @@ impl Reader {
             Item::Bad(reason) => reason,
             Item::Unsupported { .. } => "record kind this version can't read",
         };
-        Err(ReadError::Damaged { path: self.shared.dir.join(file_name(segment)), offset, reason })
+        Err(ReadError::Damaged { path: self.path(), offset, reason })
+    }
+
+    fn file(&mut self) -> io::Result<Arc<dyn JournalFile>> {
+        if let Some(file) = &self.open {
+            return Ok(Arc::clone(file));
+        }
+        let file = self.shared.storage.open(&self.path(), false)?;
+        self.open = Some(Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.shared.dir.join(file_name(self.position.segment))
+    }
+
+    fn error(&self, source: io::Error) -> ReadError {
+        ReadError::Io { path: self.path(), source }
     }
 }
 

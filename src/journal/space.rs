@@ -37,7 +37,9 @@ impl Space {
         retain_ms: i64,
         bytes_wanted: u64,
     ) -> Option<(u64, bool)> {
-        let oldest = self.segments.front()?;
+        // The last one stays even when sealed: its number is all that keeps numbers, and with them the
+        // store's watermark, from starting over.
+        let oldest = self.segments.front().filter(|_| self.segments.len() > 1)?;
         let end = Position { segment: oldest.number, offset: oldest.sealed_at? };
         if self.released < end {
             return None;

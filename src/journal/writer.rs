@@ -266,6 +266,8 @@ impl Writer {
         }
         let segment =
             Segment { number, bytes: segment_bytes, sealed_at: None, newest_received: UnixMillis(i64::MIN) };
+        // A reader that starts here, the segments before being gone, is not ahead of what is durable.
+        self.shared.progress.lock().durable = Position { segment: number, offset: SEGMENT_HEADER_BYTES };
         self.shared.space.lock().segments.push_back(segment);
         self.next_segment += 1;
         self.active = Some(Active {
