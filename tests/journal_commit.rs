@@ -6,10 +6,13 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // Test helpers: a panic is the failure.
 
 mod journal_common;
+#[path = "journal_common/sim.rs"]
+mod sim;
 
 use journal_common::{checkin, number, open, scratch, small};
 use scangate::journal::{
-    AppendError, CommitError, Committed, JournalError, JournalSettings, Position, ReadError, verify,
+    AppendError, CommitError, Committed, Journal, JournalError, JournalSettings, Lane, Position, ReadError,
+    Reader, verify,
 };
 use std::future::Future;
 use std::path::Path;
@@ -63,10 +66,16 @@ fn roomy() -> JournalSettings {
     JournalSettings { lane_bytes_max: 1 << 20, segment_bytes: 4 << 20, bytes_max: 16 << 20, ..small() }
 }
 
+/// A journal whose syncs take long enough to be waited for.
+fn slow() -> Journal {
+    let disk = sim::SimDisk::new(1, 1 << 30);
+    disk.set_sync_takes(Duration::from_micros(500));
+    Journal::open_on(Arc::new(disk), Path::new("/journal"), roomy(), &mut |_| {}).unwrap().0
+}
+
 #[test]
 fn a_commit_wakes_the_core_once_and_the_core_wakes_the_rest() {
-    let dir = tempfile::tempdir().unwrap(); // A real disk's sync takes long enough to wait for.
-    let (journal, _, _) = open(dir.path(), roomy());
+    let journal = slow();
     let lane = journal.lane(0).unwrap();
     let mut remote_total = 0;
     let mut rounds = 0;
@@ -102,8 +111,7 @@ fn a_commit_wakes_the_core_once_and_the_core_wakes_the_rest() {
 
 #[test]
 fn a_representative_that_is_dropped_hands_over() {
-    let dir = tempfile::tempdir().unwrap();
-    let (journal, _, _) = open(dir.path(), roomy());
+    let journal = slow();
     let lane = journal.lane(0).unwrap();
     for round in 0..300_u64 {
         let wakers: Vec<_> = (0..4).map(|_| Counting::new()).collect();
@@ -162,6 +170,15 @@ fn a_duplicate_waits_on_another_cores_ticket() {
 }
 
 #[test]
+fn handles_cross_threads_as_promised() {
+    fn sends<T: Send>() {}
+    fn shares<T: Send + Sync>() {}
+    shares::<Journal>();
+    sends::<Lane>();
+    sends::<Reader>();
+}
+
+#[test]
 fn a_lane_is_held_once_and_bounded() {
     let dir = scratch();
     let (journal, _, _) = open(dir.path(), small());
@@ -190,11 +207,11 @@ fn a_lane_is_held_once_and_bounded() {
 fn settings_that_contradict_each_other_are_refused() {
     let dir = scratch();
     let settings = JournalSettings { segment_bytes: 2048, ..small() };
-    let result = scangate::journal::Journal::open(dir.path(), settings, &mut |_| {});
+    let result = Journal::open(dir.path(), settings, &mut |_| {});
     assert!(matches!(result, Err(JournalError::Setting { name: "segment_bytes", .. })));
 }
 
-fn fill(dir: &Path, settings: JournalSettings, records: std::ops::Range<u64>) -> scangate::journal::Journal {
+fn fill(dir: &Path, settings: JournalSettings, records: std::ops::Range<u64>) -> Journal {
     let (journal, _, _) = open(dir, settings);
     let lane = journal.lane(0).unwrap();
     for index in records {

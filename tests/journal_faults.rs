@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-const SEEDS: u64 = 1_500;
+const SEEDS: u64 = 1_000;
 const LIVES: u64 = 4;
 
 fn open_on(disk: &SimDisk, settings: JournalSettings) -> Result<(Journal, Vec<u64>), JournalError> {

@@ -121,6 +121,9 @@ impl Lane {
     }
 
     /// Waits until the fate of a record is known, whichever lane took it.
+    ///
+    /// A future that has been polled must be polled when woken, or dropped: it may stand for every other
+    /// future of this core.
     pub fn committed(&self, ticket: Ticket) -> Committed<'_> {
         Committed { lane: self, ticket, key: None }
     }

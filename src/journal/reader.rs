@@ -17,6 +17,8 @@ pub struct Reader {
     position: Position,
     open: Option<Arc<dyn JournalFile>>,
     window: Window,
+    /// The durable end when the window was filled: what it holds below that is final.
+    seen: Position,
 }
 
 /// Why records can't be read.
@@ -52,7 +54,7 @@ pub enum ReadError {
 
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, from: Position) -> Self {
-        Self { shared, position: from, open: None, window: Window::new() }
+        Self { shared, position: from, open: None, window: Window::new(), seen: from }
     }
 
     /// Where the next read begins.
@@ -71,7 +73,10 @@ impl Reader {
     pub fn read(&mut self, out: &mut Vec<Checkin>, max: usize) -> Result<Position, ReadError> {
         let durable = self.shared.progress.lock().durable;
         self.settle_start(durable)?;
-        self.window.forget();
+        if self.seen != durable {
+            self.window.forget();
+            self.seen = durable;
+        }
         let mut read = 0;
         while read < max && self.position < durable {
             match self.next()? {

@@ -93,7 +93,7 @@ impl Writer {
     }
 
     fn run(mut self) {
-        let guard = PoisonOnPanic(Arc::clone(&self.shared));
+        let _guard = PoisonOnPanic(Arc::clone(&self.shared));
         loop {
             match self.shared.condition() {
                 Condition::Open => {
@@ -116,7 +116,6 @@ impl Writer {
             }
         }
         self.finish();
-        std::mem::forget(guard);
     }
 
     /// Commits what came in before the door closed, and marks the end of a clean run.
@@ -396,6 +395,9 @@ struct PoisonOnPanic(Arc<Shared>);
 
 impl Drop for PoisonOnPanic {
     fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
         self.0.set_condition(Condition::Poisoned);
         for lane in &self.0.lanes {
             let next_seq = lane.pending.lock().next_seq;

@@ -1,12 +1,15 @@
 //! A disk in memory that loses what a real one may lose: until a sync succeeds, each 512-byte sector of
 //! each write survives a crash or not, file lengths and directory entries likewise; a failed sync drops
 //! its writes for good although they still read back. Faults strike at chosen operation numbers.
+#![allow(dead_code, missing_docs)] // Each test binary uses its own part.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // Test helpers: a panic is the failure.
 
 use scangate::journal::file::{JournalFile, Storage};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 const SECTOR: usize = 512;
 
@@ -96,6 +99,7 @@ struct State {
     sync_fault: Option<(u64, Fault)>,
     capacity: usize,
     random: Random,
+    sync_takes: Duration,
 }
 
 /// The disk. Clones are the same disk.
@@ -114,6 +118,7 @@ impl SimDisk {
             sync_fault: None,
             capacity,
             random: Random(seed),
+            sync_takes: Duration::ZERO,
         })))
     }
 
@@ -132,6 +137,11 @@ impl SimDisk {
     pub fn fail_sync(&self, nth: u64, fault: Fault) {
         let mut state = self.state();
         state.sync_fault = Some((state.syncs + nth, fault));
+    }
+
+    /// Every sync takes this long from now on.
+    pub fn set_sync_takes(&self, time: Duration) {
+        self.state().sync_takes = time;
     }
 
     pub fn set_capacity(&self, capacity: usize) {
@@ -173,6 +183,7 @@ impl SimDisk {
             sync_fault: None,
             capacity,
             random,
+            sync_takes: Duration::ZERO,
         })))
     }
 
@@ -189,6 +200,7 @@ impl SimDisk {
             sync_fault: None,
             capacity: state.capacity,
             random: state.random.clone(),
+            sync_takes: Duration::ZERO,
         })))
     }
 }
@@ -201,7 +213,7 @@ impl State {
     }
 
     fn plain_step(&mut self) -> io::Result<()> {
-        self.step().map_or(Ok(()), Fault::error)
+        self.step().filter(|fault| *fault != Fault::Short).map_or(Ok(()), Fault::error)
     }
 
     fn used(&self) -> usize {
@@ -334,6 +346,10 @@ impl JournalFile for Handle {
     }
 
     fn sync_all(&self) -> io::Result<()> {
+        let takes = self.disk.state().sync_takes;
+        if !takes.is_zero() {
+            std::thread::sleep(takes);
+        }
         let mut guard = self.disk.state();
         let state = &mut *guard;
         let mut fault = state.step().filter(|fault| *fault != Fault::Short);
