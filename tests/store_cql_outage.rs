@@ -5,6 +5,8 @@
 //! SIGKILL leaves the page cache, so this shows that the node had written what it acknowledged, not
 //! that its disk had it; the node fsyncs its commit log before it acknowledges (`commitlog_sync: batch`).
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_wrap)] // As in the support.
+
 mod store_support;
 
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use store_support::source::List;
 use store_support::{checkin, day_start, in_store_order, rows_between};
 
 fn until(what: &str, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_mins(2);
     while !done() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(5));
@@ -86,7 +88,7 @@ fn an_outage_delays_rows_and_loses_none() {
     assert!(stats.written_total() < 12_000);
     node.start_again();
     until("it is caught up with again", written(&stats, 12_000));
-    assert_eq!(drain.stop(Duration::from_secs(60)), DrainEnd::Drained);
+    assert_eq!(drain.stop(Duration::from_mins(1)), DrainEnd::Drained);
     assert_eq!(list.released(), 12_000);
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -97,7 +99,7 @@ fn an_outage_delays_rows_and_loses_none() {
     std::fs::remove_file(&watermark).unwrap();
     let again = List::default();
     again.append(&rows);
-    assert_eq!(start_drain(&again).stop(Duration::from_secs(60)), DrainEnd::Drained);
+    assert_eq!(start_drain(&again).stop(Duration::from_mins(1)), DrainEnd::Drained);
     assert_eq!(runtime.block_on(rows_between(&store, start, start + DAY_MS)), expected);
     let range = ExportRange::over(UnixMillis(start), UnixMillis(start + DAY_MS), 60);
     let summary = runtime.block_on(export(&store, range, &mut std::io::sink())).unwrap();

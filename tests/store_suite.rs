@@ -1,12 +1,14 @@
 //! The store's suite over the embedded store. `store_cql.rs` runs the same suite over CQL.
 
+#![allow(clippy::unwrap_used, clippy::cast_possible_wrap)] // As in the support.
+
 mod store_support;
 
 use std::time::Duration;
 
 use scangate::scan::{Checkin, DAY_MS};
 use scangate::store::drain::{Drain, DrainEnd, DrainSettings};
-use scangate::store::{EmbeddedSettings, Store, StoreError};
+use scangate::store::{EmbeddedSettings, FailureKind, Store, StoreError};
 use std::sync::Arc;
 use store_support::source::List;
 use store_support::{checkin, day_start, in_store_order, rows_between, suite};
@@ -105,7 +107,7 @@ fn nothing_is_released_above_a_watermark_that_cannot_be_written() {
     assert_eq!(drain.stop(Duration::from_millis(300)), DrainEnd::Behind);
     assert_eq!(list.released(), 0);
     assert!(stats.is_failing() && stats.retries_total() > 0);
-    assert_eq!(stats.last_failure().map(|kind| kind.name()), Some("watermark"));
+    assert_eq!(stats.last_failure().map(FailureKind::name), Some("watermark"));
 }
 
 /// Records that trickle in are stored and released without a stop.

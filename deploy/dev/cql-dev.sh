@@ -8,6 +8,7 @@
 #   cql-dev.sh signal DIR I SIG     send SIG (KILL, STOP, CONT, TERM) to node I's own pid
 # Environment: CQL_HEAP (default 512M), CQL_SYNC periodic|batch|group (default batch), CQL_WAIT seconds (default 180), CQL_JMX=1,
 #   CQL_NET loopback /24 of the nodes (default 127.0.0; another one lets a second cluster run beside the first),
+#   CQL_OWNER a process id: once that process is gone, however it ended, its nodes are stopped,
 #   SCANGATE_CQL_LIB where the jars are kept (default ./lib beside this script)
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -77,6 +78,7 @@ launch() { # DIR I
   disown
   sleep 0.1
   echo "$p $(sed 's/.*) //' "/proc/$p/stat" | awk '{print $20}')" > "$d/pid"
+  [ -z "${CQL_OWNER:-}" ] || { setsid "$here/cql-dev.sh" tend "$dir" "$i" "$CQL_OWNER" </dev/null >/dev/null 2>&1 & disown; }
 }
 
 wait_up() { # DIR I
@@ -96,8 +98,8 @@ case $cmd in
     [ -e "$lib/.complete" ] && exit 0
     mvn -B -q -f "$here/pom.xml" -Dcql.lib="$lib" dependency:copy-dependencies
     touch "$lib/.complete"; exit 0;;
-  start|stop|status|up|signal) [ -n "$dir" ] || die "$cmd needs DIR"; mkdir -p "$dir"; dir=$(cd "$dir" && pwd);;
-  *) sed -n '2,11p' "$0" >&2; exit 2;;
+  start|stop|status|up|signal|tend) [ -n "$dir" ] || die "$cmd needs DIR"; mkdir -p "$dir"; dir=$(cd "$dir" && pwd);;
+  *) sed -n '2,12p' "$0" >&2; exit 2;;
 esac
 # A cluster keeps the network it was started on, whatever later calls say.
 [ "$cmd" != start ] && [ -s "$dir/net" ] && net=$(cat "$dir/net")
@@ -114,6 +116,8 @@ case $cmd in
     echo "$n" > "$dir/nodes"; echo "cluster of $n up in $(since "$t0") s";;
   up) t=$(now); launch "$dir" "$3"; wait_up "$dir" "$3"; echo "node $3: pid $(pid_of "$dir" "$3") up in $(since "$t") s";;
   signal) alive "$dir" "$3" || die "node $3 is not running"; kill -s "$4" "$(pid_of "$dir" "$3")"; echo "node $3: sent SIG$4 to $(pid_of "$dir" "$3")";;
+  tend) # started by launch, not by hand
+    while alive "$dir" "$3"; do kill -0 "$4" 2>/dev/null || exec "$0" stop "$dir"; sleep 1; done;;
   stop)
     for d in "$dir"/node*; do [ -d "$d" ] || continue; i=${d##*/node}
       if alive "$dir" "$i"; then kill -CONT "$(pid_of "$dir" "$i")"; kill -TERM "$(pid_of "$dir" "$i")"; fi; done

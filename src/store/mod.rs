@@ -33,6 +33,7 @@ pub use embedded::{Embedded, EmbeddedSettings};
 const PLACES_READ_AHEAD: usize = 8;
 
 /// The store behind the journal.
+#[allow(clippy::large_enum_variant)] // A process has one.
 pub enum Store {
     /// An LSM tree in the data directory, for one gateway.
     Embedded(Embedded),
@@ -60,6 +61,7 @@ impl Store {
     }
 
     /// Returns once every acknowledged write survives a power cut, so that the watermark may pass it.
+    #[allow(clippy::unused_async)] // Like its siblings: a caller need not know which store waits for what.
     pub async fn sync(&self) -> Result<(), StoreError> {
         match self {
             Self::Embedded(store) => store.sync(),

@@ -1,7 +1,10 @@
 //! What the store's tests share: check-ins made of numbers, a journal made of a list, a database node
 //! of their own, and the suite that every store must pass.
 
-#![allow(dead_code, missing_docs, clippy::missing_panics_doc, clippy::cast_possible_truncation)]
+// Each test binary uses a part of this, and fails by panicking.
+#![allow(dead_code, missing_docs, clippy::missing_panics_doc, clippy::unwrap_used, clippy::indexing_slicing)]
+// Test data counts to a few thousand.
+#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
 
 pub mod node;
 pub mod source;

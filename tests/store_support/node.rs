@@ -42,7 +42,7 @@ impl Node {
     fn command(&self, arguments: &[&str]) -> Command {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/dev/cql-dev.sh");
         let mut command = Command::new(script);
-        command.args(arguments).env("CQL_NET", &self.net);
+        command.args(arguments).env("CQL_NET", &self.net).env("CQL_OWNER", std::process::id().to_string());
         command
     }
 }

@@ -69,7 +69,8 @@ pub struct CqlSettings {
     pub speculative_max: usize,
     /// Days a row is kept after its event time; 0 for ever.
     pub retention_days: u16,
-    /// Places remembered as listed for their day; past it the memory starts anew, which costs writes.
+    /// Places remembered as listed for their day, about 40 bytes each; past it older days go, then
+    /// all, which costs writes.
     pub places_listed_max: usize,
 }
 
@@ -90,7 +91,7 @@ impl Default for CqlSettings {
             speculative_after_ms: 250,
             speculative_max: 1,
             retention_days: 30,
-            places_listed_max: 1_000_000,
+            places_listed_max: 500_000,
         }
     }
 }
@@ -276,6 +277,9 @@ impl Cql {
             .try_collect::<()>()
             .await?;
         let mut listed = self.listed.lock();
+        if listed.len() + new.len() > self.settings.places_listed_max {
+            listed.retain(|(day, _)| *day + 1 >= now.day());
+        }
         if listed.len() + new.len() > self.settings.places_listed_max {
             listed.clear();
         }
