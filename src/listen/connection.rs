@@ -166,8 +166,10 @@ async fn serve<S: Service>(entry: Entry<S>, fd: SharedFd) {
     };
     let mut protocol = protocol_agreed(&stream);
     let mut prefix = Bytes::new();
+    // The end of a handshake may have brought the first request with it, which the socket won't tell.
+    let mut may_hold_bytes = peer.tls;
     loop {
-        if prefix.is_empty() && !park(&entry.watch, &mut stream).await {
+        if !may_hold_bytes && !park(&entry.watch, &mut stream).await {
             return;
         }
         core.registry.stir(&entry.watch);
@@ -175,6 +177,7 @@ async fn serve<S: Service>(entry: Entry<S>, fd: SharedFd) {
         let Some((parked, unused)) = active.await else { return };
         // Only HTTP/1.1 comes back.
         (stream, prefix, protocol) = (parked, unused, Protocol::Http1);
+        may_hold_bytes = !prefix.is_empty();
     }
 }
 
@@ -196,7 +199,7 @@ async fn handshake<S: Service>(entry: &Entry<S>, tls: &Tls, socket: Socket) -> O
     });
     match accepted.await? {
         Ok(stream) => {
-            entry.watch.enter(Phase::Parked);
+            entry.watch.enter(Phase::Idle);
             Some(Stream::Tls(Box::new(stream)))
         }
         Err(_) if entry.watch.expired() => None,
