@@ -28,7 +28,7 @@ use siphasher::{sip, sip128};
 use zeroize::Zeroizing;
 
 use crate::payload::{PersonForm, PersonRef, PlaceForm, PlaceRef, place_reference};
-use crate::scan::{App, ClientKey, DeviceKey, DirectionRequest, PlaceKey, Pseudonym, UnixMillis};
+use crate::scan::{App, ClientKey, DeviceKey, PlaceKey, Pseudonym};
 use crate::verify::Pepper;
 
 /// Turns identifiers into pseudonyms and keys. Cheap to share, safe to use from every core.
@@ -39,8 +39,6 @@ pub struct Identity {
     place_cti: Aes128,
     device: sip::SipHasher24,
     client: sip128::SipHasher24,
-    checkin: sip::SipHasher24,
-    dedup: sip128::SipHasher24,
     links: ArcSwap<Links>,
 }
 
@@ -83,8 +81,6 @@ impl Identity {
             place_cti: Aes128::new(&Array::from(*key("place cti"))),
             device: sip::SipHasher24::new_with_key(&key("device")),
             client: sip128::SipHasher24::new_with_key(&key("client")),
-            checkin: sip::SipHasher24::new_with_key(&key("checkin")),
-            dedup: sip128::SipHasher24::new_with_key(&key("dedup")),
             links: ArcSwap::from_pointee(Links::default()),
             pepper,
         }
@@ -171,29 +167,9 @@ impl Identity {
         encrypt(&self.place_cti, place.0)
     }
 
-    /// The hash in a check-in's id.
-    pub fn checkin_hash(
-        &self,
-        person: Pseudonym,
-        place: PlaceKey,
-        direction: DirectionRequest,
-        at: UnixMillis,
-    ) -> u64 {
-        let mut hasher = self.checkin;
-        hasher.write(&person.0);
-        hasher.write(&place.0);
-        hasher.write(&[direction.code()]);
-        hasher.write(&at.0.to_be_bytes());
-        hasher.finish()
-    }
-
-    /// A 128-bit key for one person at one place, evenly spread whatever the references were.
-    pub fn dedup_key(&self, person: Pseudonym, place: PlaceKey) -> u128 {
-        let mut message = [0_u8; 32];
-        let (head, tail) = message.split_at_mut(16);
-        head.copy_from_slice(&person.0);
-        tail.copy_from_slice(&place.0);
-        self.dedup.hash(&message).as_u128()
+    /// The key of the hash in check-in ids: equal on every gateway that shares the pepper.
+    pub fn checkin_key(&self) -> [u8; 16] {
+        self.hmac(&["derive:checkin"])
     }
 
     fn hmac(&self, parts: &[&str]) -> [u8; 16] {

@@ -12,17 +12,17 @@ const SHELVES: usize = 1024;
 /// first [`Deduplicate::sweep`] after its commit.
 #[must_use]
 #[derive(Debug)]
-pub struct InFlight<'a, T: Copy> {
-    memory: &'a Deduplicate<T>,
+pub struct InFlight<'a, T: Copy, P: Copy> {
+    memory: &'a Deduplicate<T, P>,
     checkin: Checkin,
     previous: [Option<Seen>; 2],
     ticket: T,
     settled: bool,
 }
 
-impl<'a, T: Copy> InFlight<'a, T> {
+impl<'a, T: Copy, P: Copy> InFlight<'a, T, P> {
     pub(super) fn new(
-        memory: &'a Deduplicate<T>,
+        memory: &'a Deduplicate<T, P>,
         checkin: Checkin,
         previous: [Option<Seen>; 2],
         ticket: T,
@@ -36,9 +36,9 @@ impl<'a, T: Copy> InFlight<'a, T> {
     }
 
     /// The record is on disk: from now on a duplicate is answered at once.
-    pub fn durable(mut self) -> Checkin {
+    pub fn durable(mut self, proof: P) -> Checkin {
         self.settled = true;
-        self.memory.tickets.remove(self.checkin.id);
+        self.memory.durable(self.checkin.id, proof);
         self.checkin
     }
 
@@ -49,7 +49,7 @@ impl<'a, T: Copy> InFlight<'a, T> {
     }
 }
 
-impl<T: Copy> Drop for InFlight<'_, T> {
+impl<T: Copy, P: Copy> Drop for InFlight<'_, T, P> {
     fn drop(&mut self) {
         if !self.settled {
             let orphan = Orphan { checkin: self.checkin, previous: self.previous, ticket: self.ticket };
@@ -101,13 +101,13 @@ impl<T: Copy> Tickets<T> {
         self.shelves.iter().map(|shelf| shelf.lock().len()).sum()
     }
 
-    /// Takes out the orphans whose commit is known, with whether it succeeded.
-    pub(super) fn settled(&self, outcome: impl Fn(T) -> Option<bool>) -> Vec<(Orphan<T>, bool)> {
+    /// Takes out the orphans whose commit is known, each with its proof if it succeeded.
+    pub(super) fn settled<P>(&self, outcome: impl Fn(T) -> Option<Option<P>>) -> Vec<(Orphan<T>, Option<P>)> {
         let mut settled = Vec::new();
         let mut orphans = self.orphans.lock();
         for orphan in std::mem::take(&mut *orphans) {
             match outcome(orphan.ticket) {
-                Some(durable) => settled.push((orphan, durable)),
+                Some(proof) => settled.push((orphan, proof)),
                 None => orphans.push(orphan),
             }
         }

@@ -30,6 +30,7 @@ mod generations;
 mod in_flight;
 
 use std::hash::Hasher;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -78,11 +79,20 @@ pub struct Original {
 
 /// What became of a scan that asked to be admitted.
 #[derive(Debug)]
-pub enum Admission<'a, T: Copy> {
+pub enum Admission<'a, T: Copy, P: Copy> {
     /// New, and handed to the journal. Must be settled by [`InFlight::durable`] or [`InFlight::failed`].
-    Fresh(InFlight<'a, T>),
-    /// A repetition. With a ticket, the original isn't durable yet: wait for it before answering.
-    Duplicate(Original, Option<T>),
+    Fresh(InFlight<'a, T, P>),
+    /// A repetition.
+    Duplicate(Original, Standing<T, P>),
+}
+
+/// How far an original has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing<T, P> {
+    /// Not durable yet: wait for its ticket before answering.
+    InFlight(T),
+    /// On disk.
+    Durable(P),
 }
 
 /// Why a scan could not be admitted; `E` is the journal's reason.
@@ -91,6 +101,9 @@ pub enum AdmitError<E> {
     /// The journal did not take the record.
     #[error("journal refused the record")]
     Append(#[source] E),
+    /// An original is remembered that no journal vouched for: a fault of the gateway.
+    #[error("no proof that the original is on disk")]
+    Unproven,
     /// The bound on live entries was reached.
     #[error("live entries must stay below deduplicate.entries_max of {limit}")]
     EntriesMax {
@@ -99,9 +112,10 @@ pub enum AdmitError<E> {
     },
 }
 
-/// The exact, bounded memory of who checked in where and when. `T` is the journal's ticket.
+/// The exact, bounded memory of who checked in where and when. `T` is the journal's ticket, `P` its proof
+/// that a record is on disk.
 #[derive(Debug)]
-pub struct Deduplicate<T> {
+pub struct Deduplicate<T, P> {
     settings: Settings,
     /// Bucket width in milliseconds: the narrowest window, so that no bucket holds two entries.
     bucket_ms: i64,
@@ -114,6 +128,9 @@ pub struct Deduplicate<T> {
     stripes: Box<[Mutex<()>]>,
     full: AtomicBool,
     duplicates: AtomicU64,
+    /// What is remembered and not in flight is durable: the journal said so, of this start or of the
+    /// replay before it.
+    proof: OnceLock<P>,
 }
 
 /// Event times of one entry and one exit, each counted from the same base.
@@ -145,7 +162,7 @@ struct Seen {
 
 const _: () = assert!(size_of::<(Key, Presence)>() == 20 && size_of::<(Key, ClientEntry)>() == 24);
 
-impl<T: Copy> Deduplicate<T> {
+impl<T: Copy, P: Copy> Deduplicate<T, P> {
     /// An empty memory. `id_key` derives check-in ids and must be equal on every gateway that shares a store.
     pub fn new(settings: Settings, id_key: [u8; 16]) -> Self {
         let narrowest_s = settings.windows_s.iter().copied().filter(|&window_s| window_s > 0).min().unwrap_or(60);
@@ -162,6 +179,7 @@ impl<T: Copy> Deduplicate<T> {
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             full: AtomicBool::new(false),
             duplicates: AtomicU64::new(0),
+            proof: OnceLock::new(),
             settings,
         }
     }
@@ -175,17 +193,17 @@ impl<T: Copy> Deduplicate<T> {
         &self,
         scan: &Scan,
         append: impl FnOnce(&Checkin) -> Result<T, E>,
-    ) -> Result<Admission<'_, T>, AdmitError<E>> {
+    ) -> Result<Admission<'_, T, P>, AdmitError<E>> {
         let pair = self.pair_key(scan.person, scan.place);
         let _serialised = self.stripe(pair).lock();
         if let Some(original) = self.seen_client(scan.client) {
-            return Ok(self.duplicate(original));
+            return self.duplicate(original);
         }
         let seen = self.seen_here(pair);
         let direction = self.direction(scan, seen);
         if let Some(original) = self.seen_in_window(scan, pair, seen, direction) {
             self.remember_client(scan, original);
-            return Ok(self.duplicate(original));
+            return self.duplicate(original);
         }
         if self.full.load(Ordering::Relaxed) {
             return Err(AdmitError::EntriesMax { limit: self.settings.entries_max });
@@ -198,7 +216,13 @@ impl<T: Copy> Deduplicate<T> {
         Ok(Admission::Fresh(InFlight::new(self, checkin, seen, ticket)))
     }
 
-    /// Takes up a durable check-in at start, from the journal, in the journal's order.
+    /// Takes the journal's word that everything restored is on disk.
+    pub fn vouch(&self, proof: P) {
+        // All proofs are alike; the first stays.
+        let _ = self.proof.set(proof);
+    }
+
+    /// Takes up a check-in at start, from the journal, in the journal's order. [`Deduplicate::vouch`] follows.
     pub fn restore(&self, checkin: &Checkin, now: UnixMillis) {
         let oldest = now.0 - i64::from(self.settings.remember_s) * 1000;
         if checkin.scan.received.0.max(checkin.scan.at.0) >= oldest {
@@ -208,20 +232,19 @@ impl<T: Copy> Deduplicate<T> {
     }
 
     /// Drops the generations that can't matter any more, looks at the bound on entries, and settles the
-    /// scans whose caller went away before their commit: `outcome` says whether a ticket is durable
-    /// (`Some(true)`), failed (`Some(false)`) or still open. Call it about once a second.
-    pub fn sweep(&self, now: UnixMillis, outcome: impl Fn(T) -> Option<bool>) {
+    /// scans whose caller went away before their commit: `outcome` says whether a ticket is still open
+    /// (`None`), and if not, gives its proof or none. Call it about once a second.
+    pub fn sweep(&self, now: UnixMillis, outcome: impl Fn(T) -> Option<Option<P>>) {
         let reach_ms = i64::from(self.settings.remember_s) * 1000;
         let widest_ms = self.settings.windows_s.iter().max().map_or(0, |&widest| i64::from(widest) * 1000);
         self.clients.drop_before(now.0 - reach_ms);
         self.presence.drop_before(now.0 - reach_ms);
         self.earlier.drop_before(now.0 - reach_ms - widest_ms);
         self.full.store(self.entries() >= self.settings.entries_max, Ordering::Relaxed);
-        for (orphan, durable) in self.tickets.settled(outcome) {
-            if durable {
-                self.tickets.remove(orphan.checkin.id);
-            } else {
-                self.forget(&orphan.checkin, orphan.previous);
+        for (orphan, proof) in self.tickets.settled(outcome) {
+            match proof {
+                Some(proof) => self.durable(orphan.checkin.id, proof),
+                None => self.forget(&orphan.checkin, orphan.previous),
             }
         }
     }
@@ -257,9 +280,13 @@ impl<T: Copy> Deduplicate<T> {
         CheckinId::new(at, hasher.finish())
     }
 
-    fn duplicate(&self, original: Original) -> Admission<'_, T> {
+    fn duplicate<E>(&self, original: Original) -> Result<Admission<'_, T, P>, AdmitError<E>> {
         self.duplicates.fetch_add(1, Ordering::Relaxed);
-        Admission::Duplicate(original, self.tickets.get(original.id))
+        let standing = match self.tickets.get(original.id) {
+            Some(ticket) => Standing::InFlight(ticket),
+            None => Standing::Durable(*self.proof.get().ok_or(AdmitError::Unproven)?),
+        };
+        Ok(Admission::Duplicate(original, standing))
     }
 
     fn seen_client(&self, client: ClientKey) -> Option<Original> {
@@ -414,6 +441,11 @@ impl<T: Copy> Deduplicate<T> {
             }
         }
         self.tickets.remove(checkin.id);
+    }
+
+    fn durable(&self, id: CheckinId, proof: P) {
+        self.vouch(proof);
+        self.tickets.remove(id);
     }
 
     fn pair_key(&self, person: Pseudonym, place: PlaceKey) -> Key {

@@ -408,7 +408,7 @@ impl Shared {
         }
     }
 
-    fn outcome(&self, ticket: Ticket) -> Option<Result<Durable, CommitError>> {
+    pub(super) fn outcome(&self, ticket: Ticket) -> Option<Result<Durable, CommitError>> {
         match self.lanes.get(usize::from(ticket.lane)) {
             Some(lane) => lane.outcome(ticket.seq),
             None => Some(Err(CommitError::UnknownLane { lane: ticket.lane })),

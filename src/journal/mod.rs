@@ -179,6 +179,11 @@ impl Journal {
         self.shared.committed_blocking(ticket)
     }
 
+    /// The ticket's fate, if it is known.
+    pub fn outcome(&self, ticket: Ticket) -> Option<Result<Durable, CommitError>> {
+        self.shared.outcome(ticket)
+    }
+
     /// Where the durable records end.
     pub fn durable_position(&self) -> Position {
         self.shared.progress.lock().durable
