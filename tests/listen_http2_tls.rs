@@ -1,5 +1,5 @@
 //! HTTP/2 with prior knowledge, and TLS with ALPN and reload, on both runtimes.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod listen_support;
 
@@ -42,8 +42,7 @@ async fn post(
     body: Vec<u8>,
 ) -> hyper::Result<(u16, String)> {
     sender.ready().await?;
-    let request =
-        Request::post(format!("http://test{path}")).body(Full::new(Bytes::from(body))).unwrap();
+    let request = Request::post(format!("http://test{path}")).body(Full::new(Bytes::from(body))).unwrap();
     let response = sender.send_request(request).await?;
     let status = response.status().as_u16();
     // Bounded, and the peer is ours.
@@ -179,8 +178,7 @@ fn tls_serves_http1_by_alpn_or_without_it_and_parks() {
     let directory = tempfile::tempdir().unwrap();
     let trusted = certificate(directory.path());
     for runtime in runtimes() {
-        let tls =
-            Tls::load(&directory.path().join("cert.pem"), &directory.path().join("key.pem")).unwrap();
+        let tls = Tls::load(&directory.path().join("cert.pem"), &directory.path().join("key.pem")).unwrap();
         let server = Server::start_with(runtime, Some(tls), |_| {});
         for protocols in [&[][..], &[&b"http/1.1"[..]]] {
             let config = client(&trusted, protocols);
@@ -204,8 +202,7 @@ fn tls_serves_http2_by_alpn() {
     let directory = tempfile::tempdir().unwrap();
     let trusted = certificate(directory.path());
     for runtime in runtimes() {
-        let tls =
-            Tls::load(&directory.path().join("cert.pem"), &directory.path().join("key.pem")).unwrap();
+        let tls = Tls::load(&directory.path().join("cert.pem"), &directory.path().join("key.pem")).unwrap();
         let server = Server::start_with(runtime, Some(tls), |_| {});
         block_on(async {
             let socket = tokio::net::TcpStream::connect(server.address).await.unwrap();
@@ -227,8 +224,7 @@ fn a_reload_serves_the_new_certificate_and_a_bad_one_keeps_the_old() {
     for runtime in runtimes() {
         let directory = tempfile::tempdir().unwrap();
         let first = client(&certificate(directory.path()), &[]);
-        let tls =
-            Tls::load(&directory.path().join("cert.pem"), &directory.path().join("key.pem")).unwrap();
+        let tls = Tls::load(&directory.path().join("cert.pem"), &directory.path().join("key.pem")).unwrap();
         let server = Server::start_with(runtime, Some(tls.clone()), |_| {});
         assert!(get_over_tls(&server, &first).is_ok());
 
@@ -248,10 +244,8 @@ fn a_handshake_that_stalls_is_cut_off() {
     let directory = tempfile::tempdir().unwrap();
     certificate(directory.path());
     for runtime in runtimes() {
-        let tls =
-            Tls::load(&directory.path().join("cert.pem"), &directory.path().join("key.pem")).unwrap();
-        let server =
-            Server::start_with(runtime, Some(tls), |settings| settings.handshake_timeout_ms = 300);
+        let tls = Tls::load(&directory.path().join("cert.pem"), &directory.path().join("key.pem")).unwrap();
+        let server = Server::start_with(runtime, Some(tls), |settings| settings.handshake_timeout_ms = 300);
         assert_eq!(server.exchange(b"\x16\x03\x01"), "");
         assert_eq!(count(&server.counters.handshake_timeouts), 1);
     }

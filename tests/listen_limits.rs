@@ -2,7 +2,7 @@
 //!
 //! Promise: every close path gives its descriptor back, at once and to the peer's knowledge. Counted over
 //! `/proc/self/fd`, so these tests run one after the other.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod listen_support;
 
@@ -166,6 +166,8 @@ fn a_drain_lets_requests_finish_and_closes_the_rest() {
         std::thread::sleep(Duration::from_millis(300));
         let mut busy = server.connect();
         busy.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut begun = server.connect();
+        begun.write_all(b"GET /begun HT").unwrap();
         std::thread::sleep(Duration::from_millis(50));
         let started = Instant::now();
         server.drain();
@@ -173,7 +175,9 @@ fn a_drain_lets_requests_finish_and_closes_the_rest() {
         assert_eq!(read_to_close(&mut parked), "");
         let answer = read_to_close(&mut busy);
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"), "{answer}");
-        drop((idle, parked, busy));
+        begun.write_all(b"TP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        assert!(read_to_close(&mut begun).contains("GET /begun"));
+        drop((idle, parked, busy, begun));
         server.stop();
         assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
         assert!(TcpStream::connect(address).is_err());
@@ -201,20 +205,16 @@ fn a_drain_cuts_off_what_does_not_finish() {
 #[test]
 fn a_taken_address_is_refused_at_once() {
     let _alone = alone();
-    for runtime in runtimes() {
-        let server = Server::start(runtime, |_| {});
+    for (runtime, cores) in runtimes().into_iter().flat_map(|runtime| [(runtime, 1), (runtime, 2)]) {
+        let server = Server::start(runtime, |settings| settings.cores = cores);
         let settings = scangate::listen::Settings {
             address: server.address,
             runtime,
-            cores: 1,
+            cores,
             ..scangate::listen::Settings::default()
         };
-        let refused = scangate::listen::run(
-            &settings,
-            None,
-            |_| listen_support::Echo,
-            scangate::listen::Drain::new(),
-        );
+        let refused =
+            scangate::listen::run(&settings, None, |_| listen_support::Echo, scangate::listen::Drain::new());
         assert!(matches!(refused, Err(scangate::listen::ListenError::Bind { .. })));
     }
 }

@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use super::accept::{self, Listener};
 use super::http::{self, Dispatch, LocalExecutor};
 use super::limits::{self, Phase, Registry, SWEEP_MS, Watch};
+use super::pool::Trim;
 use super::stream::{Socket, Stream, Wire};
 use super::tls::Tls;
 use super::uring::SharedFd;
@@ -71,11 +72,13 @@ impl<S: Service> Core<S> {
         let mut sweeps = tokio::time::interval(Duration::from_millis(SWEEP_MS));
         sweeps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut draining_since_ms = None;
+        let mut trim = Trim::default();
         loop {
             sweeps.tick().await;
             // From 1, so that 0 can mean never.
             let now_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1);
-            self.registry.sweep(now_ms, &self.seed.settings, &self.seed.counters);
+            let active = self.registry.sweep(now_ms, &self.seed.settings, &self.seed.counters);
+            trim.after_sweep(active, now_ms);
             if !self.seed.drain.begun() {
                 continue;
             }
@@ -317,14 +320,18 @@ async fn serve_http1<S: Service>(
         if watch.expired() {
             return Poll::Ready(Http1End::Expired);
         }
-        if watch.draining() && !std::mem::replace(&mut told_to_drain, true) {
+        loop {
+            if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(Http1End::Done(result));
+            }
+            // Told while no request is under way, hyper closes at once: so bytes first, and a head that
+            // has begun to arrive may still do so.
+            if !watch.draining() || watch.reads_head() || std::mem::replace(&mut told_to_drain, true) {
+                break;
+            }
             Pin::new(&mut connection).graceful_shutdown();
         }
-        match Pin::new(&mut connection).poll(cx) {
-            Poll::Ready(result) => Poll::Ready(Http1End::Done(result)),
-            Poll::Pending if watch.may_park() => Poll::Ready(Http1End::Quiet),
-            Poll::Pending => Poll::Pending,
-        }
+        if watch.may_park() { Poll::Ready(Http1End::Quiet) } else { Poll::Pending }
     });
     match end.await {
         Http1End::Expired => None,

@@ -281,7 +281,7 @@ impl Handle {
 /// The address can't be bound, io_uring was asked for and isn't there, or a setting is out of range.
 pub fn run<S, F>(
     settings: &Settings,
-    tls: Option<Tls>,
+    tls: Option<&Tls>,
     service: F,
     drain: Drain,
 ) -> Result<Handle, ListenError>
@@ -312,7 +312,7 @@ where
             index: core,
             runtime,
             settings: settings.clone(),
-            tls: tls.clone(),
+            tls: tls.cloned(),
             counters: Arc::clone(&counters),
             drain: drain.clone(),
         };

@@ -102,11 +102,8 @@ impl Wire {
         if unused.is_empty() {
             return;
         }
-        self.prefix = if self.prefix.is_empty() {
-            unused
-        } else {
-            Bytes::from([&*unused, &*self.prefix].concat())
-        };
+        self.prefix =
+            if self.prefix.is_empty() { unused } else { Bytes::from([&*unused, &*self.prefix].concat()) };
     }
 
     /// Notes that a write is stuck, or no longer.

@@ -1,5 +1,11 @@
 //! A listener with a small service behind it, on either runtime, and raw sockets to talk to it.
-#![allow(dead_code, clippy::unwrap_used, clippy::missing_panics_doc)]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    clippy::needless_pass_by_value
+)]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -81,7 +87,7 @@ impl Server {
         let mut settings =
             Settings { address: ([127, 0, 0, 1], 0).into(), runtime, cores: 1, ..Settings::default() };
         adjust(&mut settings);
-        let handle = listen::run(&settings, tls, |_| Echo, Drain::new()).unwrap();
+        let handle = listen::run(&settings, tls.as_ref(), |_| Echo, Drain::new()).unwrap();
         assert_eq!(handle.runtime().name(), if runtime == RuntimeChoice::Uring { "uring" } else { "epoll" });
         Self { address: handle.address(), counters: handle.counters(), handle: Some(handle) }
     }
@@ -137,7 +143,7 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
 /// Everything up to the close; a reset counts as one.
 pub fn read_to_close(socket: &mut TcpStream) -> String {
     let mut all = Vec::new();
-    let mut piece = [0; 65536];
+    let mut piece = vec![0; 65536];
     loop {
         match socket.read(&mut piece) {
             Ok(0) => break,
