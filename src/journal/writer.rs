@@ -3,7 +3,8 @@
 use super::file::{JournalFile, is_full, write_all_at};
 use super::lane::{CommitError, Condition, Shared};
 use super::record::{
-    BATCH_HEADER_BYTES, BATCH_HEADER_LEN, BatchHeader, BatchKind, SEGMENT_HEADER_BYTES, encode_segment_header,
+    BATCH_HEADER_BYTES, BATCH_HEADER_LEN, BatchHeader, BatchKind, CHECKIN_RECORD_BYTES, SEGMENT_HEADER_BYTES,
+    encode_segment_header,
 };
 use super::segment::file_name;
 use super::space::Segment;
