@@ -19,12 +19,12 @@ const FAILED_PAUSE: Duration = Duration::from_millis(5);
 
 /// Binds `cores` listeners to one address. With port 0 the first picks and the others follow.
 pub(super) fn bind(address: SocketAddr, backlog: i32, cores: usize) -> io::Result<Vec<Socket>> {
+    claim(address)?;
     let mut address = address;
     let mut sockets = Vec::with_capacity(cores);
     for _ in 0..cores {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
-        // A single core keeps the address to itself: a second process is then refused, not served half.
         socket.set_reuse_port(cores > 1)?;
         // Accepted connections inherit it, which saves a call each.
         socket.set_tcp_nodelay(true)?;
@@ -39,6 +39,14 @@ pub(super) fn bind(address: SocketAddr, backlog: i32, cores: usize) -> io::Resul
         socket.listen(backlog)?;
     }
     Ok(sockets)
+}
+
+/// Fails when somebody listens there already. Sharing a port among our cores would otherwise share it with
+/// an older process of the same user as well, and each would be given half of the clients.
+fn claim(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
 }
 
 /// One core's listener.

@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use super::accept::{self, Listener};
 use super::http::{self, Dispatch, LocalExecutor};
 use super::limits::{self, Phase, Registry, SWEEP_MS, Watch};
+use super::pool::Trim;
 use super::stream::{Socket, Stream, Wire};
 use super::tls::Tls;
 use super::uring::SharedFd;
@@ -71,11 +72,13 @@ impl<S: Service> Core<S> {
         let mut sweeps = tokio::time::interval(Duration::from_millis(SWEEP_MS));
         sweeps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut draining_since_ms = None;
+        let mut trim = Trim::default();
         loop {
             sweeps.tick().await;
             // From 1, so that 0 can mean never.
             let now_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1);
-            self.registry.sweep(now_ms, &self.seed.settings, &self.seed.counters);
+            let active = self.registry.sweep(now_ms, &self.seed.settings, &self.seed.counters);
+            trim.after_sweep(active, now_ms);
             if !self.seed.drain.begun() {
                 continue;
             }
@@ -166,8 +169,10 @@ async fn serve<S: Service>(entry: Entry<S>, fd: SharedFd) {
     };
     let mut protocol = protocol_agreed(&stream);
     let mut prefix = Bytes::new();
+    // The end of a handshake may have brought the first request with it, which the socket won't tell.
+    let mut may_hold_bytes = peer.tls;
     loop {
-        if prefix.is_empty() && !park(&entry.watch, &mut stream).await {
+        if !may_hold_bytes && !park(&entry.watch, &mut stream).await {
             return;
         }
         core.registry.stir(&entry.watch);
@@ -175,6 +180,7 @@ async fn serve<S: Service>(entry: Entry<S>, fd: SharedFd) {
         let Some((parked, unused)) = active.await else { return };
         // Only HTTP/1.1 comes back.
         (stream, prefix, protocol) = (parked, unused, Protocol::Http1);
+        may_hold_bytes = !prefix.is_empty();
     }
 }
 
@@ -196,7 +202,7 @@ async fn handshake<S: Service>(entry: &Entry<S>, tls: &Tls, socket: Socket) -> O
     });
     match accepted.await? {
         Ok(stream) => {
-            entry.watch.enter(Phase::Parked);
+            entry.watch.enter(Phase::Idle);
             Some(Stream::Tls(Box::new(stream)))
         }
         Err(_) if entry.watch.expired() => None,
@@ -314,14 +320,18 @@ async fn serve_http1<S: Service>(
         if watch.expired() {
             return Poll::Ready(Http1End::Expired);
         }
-        if watch.draining() && !std::mem::replace(&mut told_to_drain, true) {
+        loop {
+            if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(Http1End::Done(result));
+            }
+            // Told while no request is under way, hyper closes at once: so bytes first, and a head that
+            // has begun to arrive may still do so.
+            if !watch.draining() || watch.reads_head() || std::mem::replace(&mut told_to_drain, true) {
+                break;
+            }
             Pin::new(&mut connection).graceful_shutdown();
         }
-        match Pin::new(&mut connection).poll(cx) {
-            Poll::Ready(result) => Poll::Ready(Http1End::Done(result)),
-            Poll::Pending if watch.may_park() => Poll::Ready(Http1End::Quiet),
-            Poll::Pending => Poll::Pending,
-        }
+        if watch.may_park() { Poll::Ready(Http1End::Quiet) } else { Poll::Pending }
     });
     match end.await {
         Http1End::Expired => None,

@@ -89,10 +89,6 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn phase(&self) -> Phase {
-        self.phase.get()
-    }
-
     /// Starts a phase now.
     pub(super) fn enter(&self, phase: Phase) {
         self.phase.set(phase);
@@ -157,6 +153,11 @@ impl Watch {
             && self.write_since_ms.get() == 0
     }
 
+    /// Whether a request's head has begun to arrive, and no more.
+    pub(super) fn reads_head(&self) -> bool {
+        self.phase.get() == Phase::Head
+    }
+
     pub(super) fn draining(&self) -> bool {
         self.drain.get()
     }
@@ -191,7 +192,6 @@ impl Watch {
         }
         let since_ms = self.since_ms.get();
         let limit: (u64, Expired) = match self.phase.get() {
-            Phase::Streaming => return Verdict::Keep { look_again_ms: 0 },
             Phase::Handshake => (settings.handshake_timeout_ms, |c| &c.handshake_timeouts),
             Phase::Parked | Phase::Idle => (settings.idle_timeout_ms, |c| &c.idle_timeouts),
             Phase::Head => (settings.header_timeout_ms, |c| &c.header_timeouts),
@@ -199,7 +199,7 @@ impl Watch {
             Phase::Linger if elapsed_ms(since_ms) > settings.linger_timeout_ms => {
                 return Verdict::Expire(None);
             }
-            Phase::Linger => return Verdict::Keep { look_again_ms: 0 },
+            Phase::Linger | Phase::Streaming => return Verdict::Keep { look_again_ms: 0 },
         };
         if elapsed_ms(since_ms) > limit.0 {
             return Verdict::Expire(Some(limit.1));
@@ -254,17 +254,11 @@ impl Registry {
         });
         let slot = Slot { look_again_ms: 0, watch: Some(Rc::clone(&watch)) };
         let mut slots = self.slots.borrow_mut();
-        match self.free.borrow_mut().pop() {
-            Some(index) => {
-                watch.slot.set(index);
-                if let Some(place) = slots.get_mut(index) {
-                    *place = slot;
-                }
-            }
-            None => {
-                watch.slot.set(slots.len());
-                slots.push(slot);
-            }
+        let free = self.free.borrow_mut().pop();
+        watch.slot.set(free.unwrap_or(slots.len()));
+        match free.and_then(|index| slots.get_mut(index)) {
+            Some(place) => *place = slot,
+            None => slots.push(slot),
         }
         watch
     }
@@ -287,11 +281,14 @@ impl Registry {
         self.slots.borrow().len() - self.free.borrow().len()
     }
 
-    /// Moves the clock and ends or parks what is due. Wakes tasks, but runs none.
-    pub(super) fn sweep(&self, now_ms: u64, settings: &Settings, counters: &Counters) {
+    /// Moves the clock and ends or parks what is due. Wakes tasks, but runs none. Says how many
+    /// connections are not parked.
+    pub(super) fn sweep(&self, now_ms: u64, settings: &Settings, counters: &Counters) -> usize {
         NOW_MS.set(now_ms);
+        let mut active = 0;
         for slot in self.slots.borrow_mut().iter_mut().filter(|slot| slot.look_again_ms <= now_ms) {
             let Some(watch) = &slot.watch else { continue };
+            active += usize::from(watch.phase.get() != Phase::Parked);
             match watch.judge(now_ms, settings) {
                 Verdict::Keep { look_again_ms } => slot.look_again_ms = look_again_ms,
                 Verdict::Park => {
@@ -309,6 +306,7 @@ impl Registry {
             }
         }
         WAITS.with_borrow_mut(|waits| waits.sweep(now_ms));
+        active
     }
 
     /// Asks every connection to finish what it is doing and end.
@@ -376,7 +374,7 @@ impl Deadline {
                 self.place.and_then(|place| waits.waits.get_mut(place)).and_then(Option::as_mut)
             {
                 if !wait.waker.will_wake(cx.waker()) {
-                    wait.waker = cx.waker().clone();
+                    wait.waker.clone_from(cx.waker());
                 }
                 return wait.until_ms < now_ms();
             }

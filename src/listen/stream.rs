@@ -98,11 +98,12 @@ pub(super) struct Wire {
 impl Wire {
     /// Puts what hyper read but did not use back in front.
     pub(super) fn rewind(&mut self, unused: Bytes) {
-        if self.prefix.is_empty() {
-            self.prefix = unused;
-        } else if !unused.is_empty() {
-            self.prefix = Bytes::from([&*unused, &*self.prefix].concat());
+        // An empty `Bytes` can still hold on to the buffer that it was cut from.
+        if unused.is_empty() {
+            return;
         }
+        self.prefix =
+            if self.prefix.is_empty() { unused } else { Bytes::from([&*unused, &*self.prefix].concat()) };
     }
 
     /// Notes that a write is stuck, or no longer.
@@ -118,6 +119,9 @@ impl AsyncRead for Wire {
         if !this.prefix.is_empty() {
             let taken = this.prefix.len().min(into.remaining());
             into.put_slice(&this.prefix.split_to(taken));
+            if this.prefix.is_empty() {
+                this.prefix = Bytes::new();
+            }
             this.watch.note_read();
             return Poll::Ready(Ok(()));
         }

@@ -1,5 +1,11 @@
 //! A listener with a small service behind it, on either runtime, and raw sockets to talk to it.
-#![allow(dead_code, clippy::unwrap_used, clippy::missing_panics_doc)]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    clippy::needless_pass_by_value
+)]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -38,6 +44,7 @@ impl Service for Echo {
             match path.as_str() {
                 "/slow" => tokio::time::sleep(Duration::from_millis(400)).await,
                 "/never" => std::future::pending().await,
+                "/panic" => panic!("a bug in a service, as the test wants it"),
                 "/unread" => return status(403, "unread"),
                 "/events" => return Response::new(Body::stream(events())),
                 "/large" => return Response::new(Body::from(vec![b'x'; 3_000_000])),
@@ -81,7 +88,7 @@ impl Server {
         let mut settings =
             Settings { address: ([127, 0, 0, 1], 0).into(), runtime, cores: 1, ..Settings::default() };
         adjust(&mut settings);
-        let handle = listen::run(&settings, tls, |_| Echo, Drain::new()).unwrap();
+        let handle = listen::run(&settings, tls.as_ref(), |_| Echo, Drain::new()).unwrap();
         assert_eq!(handle.runtime().name(), if runtime == RuntimeChoice::Uring { "uring" } else { "epoll" });
         Self { address: handle.address(), counters: handle.counters(), handle: Some(handle) }
     }
@@ -137,7 +144,7 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
 /// Everything up to the close; a reset counts as one.
 pub fn read_to_close(socket: &mut TcpStream) -> String {
     let mut all = Vec::new();
-    let mut piece = [0; 65536];
+    let mut piece = vec![0; 65536];
     loop {
         match socket.read(&mut piece) {
             Ok(0) => break,
