@@ -23,7 +23,6 @@ use self::core::{Core, Public};
 pub use self::lock::{DataLock, Holder, LockError};
 pub use self::shared::Shared;
 use self::source::{JournalSource, Written};
-pub use self::stop::Stop;
 use crate::config::{self, Config, StoreKind};
 use crate::deduplicate::{self, Deduplicate};
 use crate::identity::Identity;
@@ -141,9 +140,14 @@ impl Gateway {
         self.admin.address()
     }
 
-    /// What asks this gateway to stop or reload, from signal handlers and the admin listener alike.
-    pub fn stop_signal(&self) -> Stop {
-        self.shared.stop.clone()
+    /// Whether its keys are good for loopback only.
+    pub fn has_development_keys(&self) -> bool {
+        self.shared.keys.load().is_dev()
+    }
+
+    /// What signal handlers use.
+    pub fn signals(&self) -> Signals {
+        Signals(Arc::clone(&self.shared))
     }
 
     /// Looks after the gateway until it is asked to stop, then drains and ends it.
@@ -172,6 +176,24 @@ impl Gateway {
         let panicked = panicked + self.admin.join().err().unwrap_or(0);
         drop(self.lock);
         if panicked == 0 { Ok(()) } else { Err(GatewayError::Panicked { cores: panicked }) }
+    }
+}
+
+/// Passes a process's signals on to its gateway.
+#[derive(Clone)]
+pub struct Signals(Arc<Shared>);
+
+impl Signals {
+    /// Drain and stop.
+    pub fn stop(&self) {
+        self.0.stop.request();
+    }
+
+    /// Load keys, revocations and the certificate again. A failure is logged and changes nothing.
+    pub fn reload(&self) {
+        if let Err(error) = self.0.reload() {
+            tracing::error!(error = %error, "reload failed; what was loaded before stays");
+        }
     }
 }
 
@@ -219,7 +241,8 @@ fn open_journal(
     Ok((Arc::new(journal), lanes))
 }
 
-fn open_store(config: &Config) -> Result<Store, GatewayError> {
+/// Opens the store that the configuration names.
+pub fn open_store(config: &Config) -> Result<Store, GatewayError> {
     match config.store.kind {
         StoreKind::Embedded => Ok(Store::embedded(&config.gateway.data_dir.join("store"), shared::embedded_settings(config))?),
         StoreKind::Cql => Ok(Store::cql(shared::cql_settings(config)?)?),
