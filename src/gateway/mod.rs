@@ -27,8 +27,8 @@ use crate::config::{self, Config, StoreKind};
 use crate::deduplicate::{self, Deduplicate};
 use crate::identity::Identity;
 use crate::journal::{Durable, Journal, JournalError, JournalSettings, Lane, Recovery, Ticket};
-use crate::listen::{self, ListenError, RuntimeChoice};
 use crate::listen::tls::{Tls, TlsError};
+use crate::listen::{self, ListenError, RuntimeChoice};
 use crate::observe::health::Phase;
 use crate::observe::metrics::Metrics;
 use crate::scan::{Checkin, UnixMillis};
@@ -117,10 +117,12 @@ impl Gateway {
         let store = Arc::new(open_store(config)?);
         let written = Written::default();
         let source = JournalSource::new(Arc::clone(&journal), config.journal.segment_bytes, written.clone());
-        let settings = DrainSettings { batch_records_max: config.store.batch_rows_max, ..DrainSettings::default() };
+        let settings =
+            DrainSettings { batch_records_max: config.store.batch_rows_max, ..DrainSettings::default() };
         let drain = Drain::start(source, Arc::clone(&store), settings, data_dir.join("watermark"))?;
         let tls = tls(&config.tls)?;
-        let parts = shared::Parts { keys, identity, deduplicate, journal, store, written, metrics, tls: tls.clone() };
+        let parts =
+            shared::Parts { keys, identity, deduplicate, journal, store, written, metrics, tls: tls.clone() };
         let shared = Arc::new(Shared::new(config, parts, Arc::clone(drain.stats()))?);
         let (public, admin) = open_listeners(config, cores, &shared, tls, lanes)?;
         lock.announce(Some(admin.address()))?;
@@ -169,8 +171,12 @@ impl Gateway {
         self.shared.journal.close();
         match self.drain.stop(deadline.saturating_duration_since(Instant::now())) {
             DrainEnd::Drained => tracing::info!("store holds everything"),
-            DrainEnd::Behind => tracing::warn!("store is behind; the journal keeps the rest for the next start"),
-            DrainEnd::Panicked => tracing::error!("drain panicked; the journal keeps the rest for the next start"),
+            DrainEnd::Behind => {
+                tracing::warn!("store is behind; the journal keeps the rest for the next start")
+            }
+            DrainEnd::Panicked => {
+                tracing::error!("drain panicked; the journal keeps the rest for the next start")
+            }
         }
         self.admin.drain();
         let panicked = panicked + self.admin.join().err().unwrap_or(0);
@@ -244,7 +250,9 @@ fn open_journal(
 /// Opens the store that the configuration names.
 pub fn open_store(config: &Config) -> Result<Store, GatewayError> {
     match config.store.kind {
-        StoreKind::Embedded => Ok(Store::embedded(&config.gateway.data_dir.join("store"), shared::embedded_settings(config))?),
+        StoreKind::Embedded => {
+            Ok(Store::embedded(&config.gateway.data_dir.join("store"), shared::embedded_settings(config))?)
+        }
         StoreKind::Cql => Ok(Store::cql(shared::cql_settings(config)?)?),
     }
 }
@@ -274,7 +282,8 @@ fn open_listeners(
     let admin =
         listen::run(&admin_settings, None, move |_| Admin(Arc::clone(&admin_shared)), listen::Drain::new())?;
     let settings = listen::Settings { cores, ..listen_settings(config) };
-    let lanes: Arc<Vec<_>> = Arc::new(lanes.into_iter().map(|lane| parking_lot::Mutex::new(Some(lane))).collect());
+    let lanes: Arc<Vec<_>> =
+        Arc::new(lanes.into_iter().map(|lane| parking_lot::Mutex::new(Some(lane))).collect());
     let core_shared = Arc::clone(shared);
     let service = move |index: usize| {
         // Each core takes its own lane, once, on its own thread.
