@@ -36,7 +36,7 @@ struct Running {
 impl Running {
     fn start(dir: &Path, disk: &SimDisk) -> Self {
         let mut config = Config::default();
-        config.gateway.data_dir = dir.to_owned();
+        dir.clone_into(&mut config.gateway.data_dir);
         config.listen.addr = ([127, 0, 0, 1], 0).into();
         config.listen.admin = ([127, 0, 0, 1], 0).into();
         config.listen.cores = 2;

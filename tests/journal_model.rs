@@ -38,7 +38,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let scan = (0_u8..4, 0_u8..60, -300_i64..300, 0_u8..3).prop_map(|(person, client, at_s, direction)| {
-        let direction = DirectionRequest::from_code(direction).unwrap();
+        let direction = DirectionRequest::from_code(direction).expect("below three");
         Step::Scan { person, client, at_s, direction }
     });
     let fault = prop::sample::select(vec![Fault::Short, Fault::Eio, Fault::Enospc]);
@@ -77,7 +77,7 @@ struct Life {
 
 impl Life {
     /// Starts on `disk`; a disk that fails while opening is restarted without faults.
-    fn begin(disk: SimDisk, replayed: &mut Vec<Checkin>) -> Self {
+    fn begin(disk: &SimDisk, replayed: &mut Vec<Checkin>) -> Self {
         let open = |disk: SimDisk, replayed: &mut Vec<Checkin>| {
             let settings = Settings {
                 windows_s: vec![60],
@@ -146,7 +146,7 @@ impl Told {
 fn play(steps: Vec<Step>, seed: u64) -> Result<(), TestCaseError> {
     let mut told = Told::default();
     let mut replayed = Vec::new();
-    let mut life = Life::begin(SimDisk::new(seed, 1 << 20), &mut replayed);
+    let mut life = Life::begin(&SimDisk::new(seed, 1 << 20), &mut replayed);
     let mut steps = steps.into_iter().peekable();
     while steps.peek().is_some() {
         let mut next_disk = None;
@@ -185,15 +185,14 @@ fn play(steps: Vec<Step>, seed: u64) -> Result<(), TestCaseError> {
         }
         let disk = next_disk.unwrap_or_else(|| life.disk.clone());
         life.journal.close();
-        let disk = disk.restarted();
-        life = Life::begin(disk, &mut replayed);
+        life = Life::begin(&disk.restarted(), &mut replayed);
         told.check(&replayed)?;
         // A resend of anything acknowledged is a duplicate of it, from the first request on.
         let lane = life.journal.lane(0).expect("the lane is free");
         for checkin in told.recorded.values() {
             match life.memory.admit(&checkin.scan, |checkin| lane.append(checkin)) {
                 Ok(Admission::Duplicate(original, Standing::Durable(_))) => {
-                    prop_assert_eq!(original.id, checkin.id)
+                    prop_assert_eq!(original.id, checkin.id);
                 }
                 other => prop_assert!(false, "{checkin:?} came back as {other:?}"),
             }
