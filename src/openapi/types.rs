@@ -271,7 +271,7 @@ pub struct ExportedCheckin {
     pub at: String,
     /// When the gateway received it.
     #[schema(schema_with = timestamp, required)]
-    pub received: String,
+    pub received_at: String,
     /// The device, as a pseudonym.
     #[schema(schema_with = key_8_bytes, required)]
     pub device: String,
