@@ -131,7 +131,7 @@ async fn checkins(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response
         });
         match done {
             Ok(summary) => {
-                tracing::info!(checkins = summary.checkins, folded = summary.folded, "export done")
+                tracing::info!(checkins = summary.checkins, folded = summary.folded, "export done");
             }
             Err(error) => {
                 tracing::error!(error = %error, "export broke off");

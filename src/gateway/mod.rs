@@ -26,6 +26,7 @@ use self::source::{JournalSource, Written};
 use crate::config::{self, Config, StoreKind};
 use crate::deduplicate::{self, Deduplicate};
 use crate::identity::Identity;
+use crate::journal::file::{Disk, Storage};
 use crate::journal::{Durable, Journal, JournalError, JournalSettings, Lane, Recovery, Ticket};
 use crate::listen::tls::{Tls, TlsError};
 use crate::listen::{self, ListenError, RuntimeChoice};
@@ -100,6 +101,11 @@ pub struct Gateway {
 impl Gateway {
     /// Starts everything; on return the gateway listens and is ready.
     pub fn start(config: &Config) -> Result<Self, GatewayError> {
+        Self::start_on(Arc::new(Disk), config)
+    }
+
+    /// As [`Gateway::start`], with the journal on storage that fault tests bring along.
+    pub fn start_on(storage: Arc<dyn Storage>, config: &Config) -> Result<Self, GatewayError> {
         let data_dir = &config.gateway.data_dir;
         let lock = DataLock::acquire(data_dir)?;
         for key in manage::ensure_development(data_dir, UnixMillis::now())? {
@@ -113,7 +119,7 @@ impl Gateway {
         let deduplicate = Deduplicate::new(deduplicate_settings(&config.deduplicate), identity.checkin_key());
         let cores = cores(config.listen.cores);
         let metrics = Metrics::new(cores + 1);
-        let (journal, lanes) = open_journal(config, cores, &deduplicate, &metrics)?;
+        let (journal, lanes) = open_journal(storage, config, cores, &deduplicate, &metrics)?;
         let store = Arc::new(open_store(config)?);
         let written = Written::default();
         let source = JournalSource::new(Arc::clone(&journal), config.journal.segment_bytes, written.clone());
@@ -124,7 +130,7 @@ impl Gateway {
         let parts =
             shared::Parts { keys, identity, deduplicate, journal, store, written, metrics, tls: tls.clone() };
         let shared = Arc::new(Shared::new(config, parts, Arc::clone(drain.stats()))?);
-        let (public, admin) = open_listeners(config, cores, &shared, tls, lanes)?;
+        let (public, admin) = open_listeners(config, cores, &shared, tls.as_ref(), lanes)?;
         lock.announce(Some(admin.address()))?;
         shared.serving(public.runtime(), public.counters());
         shared.health.enter(Phase::Serving);
@@ -172,10 +178,10 @@ impl Gateway {
         match self.drain.stop(deadline.saturating_duration_since(Instant::now())) {
             DrainEnd::Drained => tracing::info!("store holds everything"),
             DrainEnd::Behind => {
-                tracing::warn!("store is behind; the journal keeps the rest for the next start")
+                tracing::warn!("store is behind; the journal keeps the rest for the next start");
             }
             DrainEnd::Panicked => {
-                tracing::error!("drain panicked; the journal keeps the rest for the next start")
+                tracing::error!("drain panicked; the journal keeps the rest for the next start");
             }
         }
         self.admin.drain();
@@ -218,6 +224,7 @@ fn deduplicate_settings(config: &config::Deduplicate) -> deduplicate::Settings {
 
 /// Opens the journal and replays it into `deduplicate`: nothing listens before that is done.
 fn open_journal(
+    storage: Arc<dyn Storage>,
     config: &Config,
     cores: usize,
     deduplicate: &Deduplicate<Ticket, Durable>,
@@ -236,7 +243,7 @@ fn open_journal(
     let (now, began) = (UnixMillis::now(), Instant::now());
     let mut replay = |checkin: &Checkin| deduplicate.restore(checkin, now);
     let dir = config.gateway.data_dir.join("journal");
-    let (journal, recovery) = Journal::open(&dir, settings, &mut replay)?;
+    let (journal, recovery) = Journal::open_on(storage, &dir, settings, &mut replay)?;
     let Recovery { records, segments, torn_bytes, durable, .. } = recovery;
     deduplicate.vouch(durable);
     let replay_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -268,7 +275,7 @@ fn open_listeners(
     config: &Config,
     cores: usize,
     shared: &Arc<Shared>,
-    tls: Option<Tls>,
+    tls: Option<&Tls>,
     lanes: Vec<Lane>,
 ) -> Result<(listen::Handle, listen::Handle), GatewayError> {
     let admin_settings = listen::Settings {
@@ -290,7 +297,7 @@ fn open_listeners(
         let lane = lanes.get(index).and_then(|lane| lane.lock().take());
         Public(lane.map(|lane| Rc::new(Core { shared: Arc::clone(&core_shared), lane, index })))
     };
-    match listen::run(&settings, tls.as_ref(), service, listen::Drain::new()) {
+    match listen::run(&settings, tls, service, listen::Drain::new()) {
         Ok(public) => Ok((public, admin)),
         Err(error) => {
             admin.drain();
