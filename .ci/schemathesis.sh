@@ -5,8 +5,9 @@
 #   .ci/schemathesis.sh              SCANGATE_BIN, MAX_EXAMPLES and SEED change what it runs
 set -eu
 cd "$(dirname "$0")/.."
+root=$PWD
 
-venv=target/ci-venv
+venv=$root/target/ci-venv
 version=4.32.5
 if [ "$("$venv/bin/st" --version 2>/dev/null)" != "st, version $version" ]; then
     python3 -m venv "$venv"
@@ -51,13 +52,14 @@ token=$("$binary" issue device --data-dir "$work/data" --place ci-gate)
 curl -sf "$public/openapi.json" >"$work/served.json"
 "$binary" openapi | cmp - "$work/served.json"
 
-export SCHEMATHESIS_HOOKS=schemathesis_hooks PYTHONPATH=.ci PYTHONDONTWRITEBYTECODE=1
+export SCHEMATHESIS_HOOKS=schemathesis_hooks PYTHONPATH="$root/.ci" PYTHONDONTWRITEBYTECODE=1
 run() {
     url=$1
     shift
-    "$venv/bin/st" --config-file .ci/schemathesis.toml run "$work/served.json" --url "$url" "$@" \
-        --header "Authorization: Bearer $token" --max-examples "${MAX_EXAMPLES:-60}" --seed "${SEED:-1}" \
-        --generation-database none --request-timeout 10 --no-color
+    # It keeps what it found under the working directory.
+    (cd "$work" && "$venv/bin/st" --config-file "$root/.ci/schemathesis.toml" run "$work/served.json" --url "$url" "$@" \
+        --header "Authorization: Bearer $token" --max-examples "${MAX_EXAMPLES:-300}" --seed "${SEED:-1}" \
+        --generation-database none --request-timeout 10 --no-color)
 }
 run "$public" --exclude-tag admin
 # A drain ends the gateway, and the stream of statistics has no end.
