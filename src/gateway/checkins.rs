@@ -156,10 +156,11 @@ async fn authenticate(core: &Core, headers: &HeaderMap) -> Result<Arc<Device>, P
     let now = UnixMillis::now();
     let header = headers.get(AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
     let refused = |error: AuthError| {
+        let no_token = matches!(error, AuthError::Missing | AuthError::Malformed { field: "authorization" });
         core.counters().auth_failure(auth_failure(error));
         Problem::new(Outcome::Unauthenticated, error.to_string())
             .field(error.field())
-            .invalid_token(error != AuthError::Missing)
+            .invalid_token(!no_token)
     };
     let lookup = core.shared.authenticator.lookup(header, now);
     core.counters().cache_lookup(Cache::Device, matches!(lookup, Lookup::Known(_)));
