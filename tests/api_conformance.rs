@@ -7,7 +7,7 @@ mod api_support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use api_support::{Server, card, eventually, exact, exchange, raw, request};
+use api_support::{Server, batch, card, eventually, exact, exchange, raw, request};
 use scangate::issue;
 use scangate::openapi::{
     Alive, BatchLine, Draining, Duplicate, ExportedCheckin, LineResult, Recorded, Reloaded,
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
 const DAY_MS: i64 = 86_400_000;
-const TTL: Duration = Duration::from_secs(3_600);
+const TTL: Duration = Duration::from_hours(1);
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     use std::io::Write as _;
@@ -349,7 +349,7 @@ fn a_device_over_its_rate_is_429() {
         config.limits.batch_lines_max = 3;
     });
     let token = server.place_device("gate");
-    let batch: String = (1..=3).map(|n| format!("{}\n", request(&format!("b-{n}"), &card(n)))).collect();
+    let batch = batch((1..=3).map(|n| (format!("b-{n}"), card(n))));
     assert_eq!(server.post(&token, NDJSON, &batch).status, 200);
     for answer in [server.scan(&token, "c", &card(4)), server.post(&token, NDJSON, &batch)] {
         let problem = answer.problem();
@@ -371,7 +371,7 @@ fn signatures_beyond_the_queue_are_503_line_by_line() {
     let code = issue::issue_person(&server.data(), "001090000009", TTL, UnixMillis::now()).unwrap();
     // Known to the device cache, so that the queue holds nothing but signatures.
     assert_eq!(server.scan(&token, "a", &card(1)).status, 201);
-    let batch: String = (0..1000).map(|n| format!("{}\n", request(&format!("b-{n}"), &code))).collect();
+    let batch = batch((0..1000).map(|n| (format!("b-{n}"), code.clone())));
     let lines: Vec<BatchLine> = server.post(&token, NDJSON, &batch).lines();
     assert_eq!(lines[0].status, 201);
     let shed: Vec<_> = lines.iter().filter(|line| line.status == 503).collect();
@@ -403,12 +403,10 @@ fn a_full_journal_is_503_and_not_ready() {
     assert_eq!((ready.status, ready.text()), (200, "{\"ready\":true,\"reasons\":[]}\n"));
     let mut person = 0;
     let refused = loop {
-        let batch: String = (0..500)
-            .map(|_| {
-                person += 1;
-                format!("{}\n", request(&format!("f-{person}"), &card(person)))
-            })
-            .collect();
+        let batch = batch((0..500).map(|_| {
+            person += 1;
+            (format!("f-{person}"), card(person))
+        }));
         let lines: Vec<BatchLine> = server.post(&token, NDJSON, &batch).lines();
         if let Some(line) = lines.into_iter().find(|line| line.status != 201) {
             break line;

@@ -18,7 +18,7 @@ use scangate::issue;
 use scangate::openapi::{BatchLine, Problem, Recorded, Reloaded};
 use scangate::scan::UnixMillis;
 
-const TTL: Duration = Duration::from_secs(3_600);
+const TTL: Duration = Duration::from_hours(1);
 
 fn block_on<F: Future>(test: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)

@@ -147,7 +147,7 @@ pub(super) fn batch_line() -> Schema {
         }
         _ => None,
     });
-    lines.fold(OneOfBuilder::new(), |one_of, line| one_of.item(line)).build().into()
+    lines.fold(OneOfBuilder::new(), OneOfBuilder::item).build().into()
 }
 
 /// A scan of a batch that was not recorded. At most one of `field` and `bound` is there.

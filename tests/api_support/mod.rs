@@ -7,7 +7,8 @@
     clippy::must_use_candidate
 )]
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::thread::JoinHandle;
@@ -22,7 +23,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_hours(24);
 
 /// A gateway with a data directory of its own; stopped when it goes out of scope.
 pub struct Server {
@@ -119,6 +120,14 @@ pub fn request(id: &str, qr: &str) -> Value {
     serde_json::json!({"id": id, "qr": qr})
 }
 
+/// A batch of these scans.
+pub fn batch(scans: impl Iterator<Item = (String, String)>) -> String {
+    scans.fold(String::new(), |mut lines, (id, qr)| {
+        writeln!(lines, "{}", request(&id, &qr)).unwrap();
+        lines
+    })
+}
+
 /// A citizen card; the number and birth date agree for every serial.
 pub fn card(serial: u32) -> String {
     format!("001090{serial:06}||NGUYEN VAN A|01011990|Nam|Hà Nội|15042021")
@@ -204,10 +213,10 @@ pub fn exchange(
 ) -> Answer {
     let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\n");
     for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+        write!(head, "{name}: {value}\r\n").unwrap();
     }
     if !body.is_empty() {
-        head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        write!(head, "Content-Length: {}\r\n", body.len()).unwrap();
     }
     head.push_str("Connection: close\r\n\r\n");
     raw(address, &[head.as_bytes(), body].concat(), method == "HEAD")
