@@ -1,1 +1,296 @@
-//! (under construction)
+//! One person, one pseudonym; one place, one key; whatever form named them.
+//!
+//! Everything here is keyed by the pepper, a 32-byte secret that all gateways of one deployment share:
+//! that is what lets them agree without talking, and what keeps a stolen journal from being searched by
+//! trying every citizen number.
+//!
+//! | from | message under HMAC-SHA-256(pepper, ·), first 16 bytes |
+//! |---|---|
+//! | citizen number | the twelve digits |
+//! | PC-COVID QID | `qid:` and the eighteen digits, unless linked to a citizen's pseudonym |
+//! | another person reference | `ref:` and the reference |
+//! | place poster | `place:`, host, `/`, slug |
+//! | another place reference | `place:` and the reference |
+//!
+//! The messages cannot be confused: only a citizen number starts with a digit. The other keys below are
+//! derived from the pepper once, under labels of their own.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hasher;
+use std::sync::Arc;
+
+use aes::Aes128;
+use aes::cipher::{Array, BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
+use arc_swap::ArcSwap;
+use aws_lc_rs::hmac;
+use siphasher::{sip, sip128};
+use zeroize::Zeroizing;
+
+use crate::payload::{PersonForm, PersonRef, PlaceForm, PlaceRef, place_reference};
+use crate::scan::{App, ClientKey, DeviceKey, PlaceKey, Pseudonym};
+use crate::verify::Pepper;
+
+/// Turns identifiers into pseudonyms and keys. Cheap to share, safe to use from every core.
+pub struct Identity {
+    /// Keyed with the pepper itself; the other keys are derived from it.
+    pepper: hmac::Key,
+    person_cti: Aes128,
+    place_cti: Aes128,
+    device: sip::SipHasher24,
+    client: sip128::SipHasher24,
+    links: ArcSwap<Links>,
+}
+
+/// Prints nothing: everything inside is secret.
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identity(..)")
+    }
+}
+
+/// Which QIDs are known to belong to which citizen: from the QID's own pseudonym to the citizen's. Empty
+/// until a sync feed fills it.
+#[derive(Default)]
+pub struct Links {
+    citizen_of_qid: HashMap<Pseudonym, Pseudonym>,
+}
+
+impl Links {
+    /// The pseudonym that a QID's own pseudonym stands for.
+    fn resolve(&self, own: Pseudonym) -> Pseudonym {
+        self.citizen_of_qid.get(&own).copied().unwrap_or(own)
+    }
+
+    /// Records that a QID (by its own pseudonym) belongs to a citizen.
+    pub fn link(&mut self, qid: Pseudonym, citizen: Pseudonym) {
+        self.citizen_of_qid.insert(qid, citizen);
+    }
+}
+
+impl Identity {
+    /// Derives every key from the pepper.
+    pub fn new(pepper: &Pepper) -> Self {
+        let pepper = hmac::Key::new(hmac::HMAC_SHA256, pepper.bytes());
+        let key = |label: &str| {
+            let tag = hmac::sign(&pepper, format!("derive:{label}").as_bytes());
+            Zeroizing::new(first::<16>(tag.as_ref()))
+        };
+        Self {
+            person_cti: Aes128::new(&Array::from(*key("person cti"))),
+            place_cti: Aes128::new(&Array::from(*key("place cti"))),
+            device: sip::SipHasher24::new_with_key(&key("device")),
+            client: sip128::SipHasher24::new_with_key(&key("client")),
+            links: ArcSwap::from_pointee(Links::default()),
+            pepper,
+        }
+    }
+
+    /// Replaces the links between QIDs and citizens.
+    pub fn set_links(&self, links: Links) {
+        self.links.store(Arc::new(links));
+    }
+
+    /// The pseudonym of the person an unsigned code names.
+    pub fn person(&self, form: &PersonForm<'_>) -> Pseudonym {
+        match form.key {
+            PersonRef::Citizen(number) => Pseudonym(self.hmac(&[number])),
+            PersonRef::Qid(qid) => self.links.load().resolve(Pseudonym(self.hmac(&["qid:", qid]))),
+        }
+    }
+
+    /// The pseudonym behind a reference typed by an operator or carried by a device token: a citizen
+    /// number, a QID, or any other text that names a person.
+    pub fn person_reference(&self, reference: &str) -> Pseudonym {
+        let reference = reference.trim();
+        let digits = reference.bytes().all(|byte| byte.is_ascii_digit());
+        match reference.len() {
+            12 if digits => Pseudonym(self.hmac(&[reference])),
+            18 if digits => self.links.load().resolve(Pseudonym(self.hmac(&["qid:", reference]))),
+            _ => Pseudonym(self.hmac(&["ref:", reference])),
+        }
+    }
+
+    /// The key of the place that an unsigned code names.
+    pub fn place_form(&self, form: &PlaceForm<'_>) -> PlaceKey {
+        self.place_url(form.reference)
+    }
+
+    /// The key behind a place reference: a poster's URL, or any other text that names a place.
+    pub fn place(&self, reference: &str) -> PlaceKey {
+        let reference = reference.trim();
+        match place_reference(reference) {
+            Some(url) => self.place_url(url),
+            None => PlaceKey(self.hmac(&["place:", reference])),
+        }
+    }
+
+    fn place_url(&self, url: PlaceRef<'_>) -> PlaceKey {
+        PlaceKey(self.hmac(&["place:", url.host, "/", url.slug]))
+    }
+
+    /// The key of one device of one app, from its token's `iss` and `sub`.
+    pub fn device(&self, app: App, sub: &str) -> DeviceKey {
+        let mut hasher = self.device;
+        hasher.write(&[app.code()]);
+        hasher.write(sub.as_bytes());
+        DeviceKey(hasher.finish().to_be_bytes())
+    }
+
+    /// The key of one scan, from its device and the id that the device gave it.
+    pub fn client(&self, device: DeviceKey, client_id: &str) -> ClientKey {
+        use sip128::Hasher128 as _;
+        let mut hasher = self.client;
+        hasher.write(&device.0);
+        hasher.write(client_id.as_bytes());
+        ClientKey(first(&hasher.finish128().as_bytes()))
+    }
+
+    /// The person whom an SG1 token's cti stands for: the inverse of [`Self::cti_of_person`].
+    pub fn person_of_cti(&self, cti: [u8; 16]) -> Pseudonym {
+        Pseudonym(decrypt(&self.person_cti, cti))
+    }
+
+    /// The cti that stands for a person: one AES block under a derived key, so that a printed code
+    /// does not reveal the pseudonym and no table is needed to find it.
+    pub fn cti_of_person(&self, person: Pseudonym) -> [u8; 16] {
+        encrypt(&self.person_cti, person.0)
+    }
+
+    /// The place that an SG1 token's cti stands for: the inverse of [`Self::cti_of_place`].
+    pub fn place_of_cti(&self, cti: [u8; 16]) -> PlaceKey {
+        PlaceKey(decrypt(&self.place_cti, cti))
+    }
+
+    /// The cti that stands for a place.
+    pub fn cti_of_place(&self, place: PlaceKey) -> [u8; 16] {
+        encrypt(&self.place_cti, place.0)
+    }
+
+    /// The key of the hash in check-in ids: equal on every gateway that shares the pepper.
+    pub fn checkin_key(&self) -> [u8; 16] {
+        self.hmac(&["derive:checkin"])
+    }
+
+    fn hmac(&self, parts: &[&str]) -> [u8; 16] {
+        let mut context = hmac::Context::with_key(&self.pepper);
+        for part in parts {
+            context.update(part.as_bytes());
+        }
+        first(context.sign().as_ref())
+    }
+}
+
+fn encrypt(cipher: &Aes128, block: [u8; 16]) -> [u8; 16] {
+    let mut block = Array::from(block);
+    cipher.encrypt_block(&mut block);
+    block.into()
+}
+
+fn decrypt(cipher: &Aes128, block: [u8; 16]) -> [u8; 16] {
+    let mut block = Array::from(block);
+    cipher.decrypt_block(&mut block);
+    block.into()
+}
+
+/// The first `N` bytes; every caller hands in at least as many.
+fn first<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    bytes.first_chunk().copied().unwrap_or([0; N])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::{self, Claim};
+
+    fn identity(byte: u8) -> Identity {
+        Identity::new(&Pepper::new([byte; 32], true))
+    }
+
+    fn person(identity: &Identity, text: &str) -> Pseudonym {
+        match payload::parse(text) {
+            Ok(Claim::Person(form)) => identity.person(&form),
+            other => panic!("not a person: {other:?}"),
+        }
+    }
+
+    const CARD: &str = "001090123456|012345678|NGUYEN VAN A|01011990|Nam|Hà Nội|15042021";
+    const QRQG: &str = "001093029317|NGUYEN VAN A|1987-01-18|0|162979388586171100|<1<00<0123232422";
+
+    #[test]
+    fn a_pseudonym_is_the_documented_hmac() {
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &[7; 32]), b"001090123456");
+        assert_eq!(person(&identity(7), CARD).0, tag.as_ref()[..16]);
+    }
+
+    #[test]
+    fn forms_of_one_person_meet_and_others_do_not() {
+        let identity = identity(7);
+        let card = person(&identity, CARD);
+        assert_eq!(identity.person_reference("001090123456"), card);
+        let masked = QRQG.replacen("001093", "******", 1).replacen("-01-18", "-**-**", 1);
+        assert_eq!(person(&identity, &masked), person(&identity, QRQG));
+        assert_eq!(identity.person_reference("162979388586171100"), person(&identity, QRQG));
+        assert_ne!(person(&identity, QRQG), card);
+        assert_ne!(identity.person_reference("qid:162979388586171100"), person(&identity, QRQG));
+        assert_ne!(person(&super::tests::identity(8), CARD), card);
+    }
+
+    #[test]
+    fn a_link_makes_a_qid_the_citizen() {
+        let identity = identity(7);
+        let (own, citizen) = (person(&identity, QRQG), identity.person_reference("001093029317"));
+        let mut links = Links::default();
+        links.link(own, citizen);
+        identity.set_links(links);
+        assert_eq!(person(&identity, QRQG), citizen);
+    }
+
+    #[test]
+    fn forms_of_one_place_meet() {
+        let identity = identity(7);
+        let Ok(Claim::Place(poster)) = payload::parse("https://qr.pccovid.gov.vn/Ab3x?x=1") else {
+            panic!("not a place");
+        };
+        let key = identity.place_form(&poster);
+        assert_eq!(identity.place("HTTPS://qr.pccovid.gov.vn/Ab3x/"), key);
+        assert_eq!(identity.place("qr.pccovid.gov.vn/Ab3x"), key);
+        assert_ne!(identity.place("qr.pccovid.gov.vn/ab3x"), key);
+        assert_ne!(identity.place("001090123456").0, identity.person_reference("001090123456").0);
+    }
+
+    #[test]
+    fn a_cti_hides_its_subject_and_leads_back_to_it() {
+        let identity = identity(7);
+        let person = identity.person_reference("001090123456");
+        let cti = identity.cti_of_person(person);
+        assert_ne!(cti, person.0);
+        assert_eq!(identity.person_of_cti(cti), person);
+        let place = identity.place("gate 4");
+        assert_eq!(identity.place_of_cti(identity.cti_of_place(place)), place);
+        assert_ne!(identity.cti_of_place(PlaceKey(person.0)), cti);
+    }
+
+    #[test]
+    fn devices_clients_and_checkins_are_told_apart() {
+        let identity = identity(7);
+        let device = identity.device(App::PcCovid, "gate-1");
+        assert_eq!(identity.device(App::PcCovid, "gate-1"), device);
+        assert_ne!(identity.device(App::Vneid, "gate-1"), device);
+        assert_ne!(identity.device(App::PcCovid, "gate-2"), device);
+        assert_ne!(identity.client(device, "a"), identity.client(device, "b"));
+        let (person, place) = (identity.person_reference("a"), identity.place("b"));
+        let hash = |at| identity.checkin_hash(person, place, DirectionRequest::Auto, UnixMillis(at));
+        assert_eq!(hash(1), hash(1));
+        assert_ne!(hash(1), hash(2));
+        assert_ne!(
+            identity.dedup_key(person, place),
+            identity.dedup_key(Pseudonym(place.0), PlaceKey(person.0))
+        );
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        assert_eq!(format!("{:?}", identity(7)), "Identity(..)");
+    }
+}

@@ -1,2 +1,12 @@
-//! The `scangate` binary.
-fn main() {}
+//! The `scangate` binary: parse, run, map an error to its exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use scangate::cli::{self, Cli};
+
+fn main() -> ExitCode {
+    // Wrong usage ends here with exit code 2, help and version with 0.
+    let Cli { command } = Cli::parse();
+    cli::run(command).unwrap_or_else(|error| cli::report(&error))
+}

@@ -2,7 +2,6 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use dashmap::{DashMap, Entry};
@@ -59,7 +58,7 @@ impl BuildHasher for Prehashed {
     }
 }
 
-/// Folds what it is given by exclusive or; meant for one word of hash.
+/// Hands the one word that [`Key`] writes through unchanged.
 #[derive(Debug)]
 pub(super) struct PassThrough(u64);
 
@@ -69,21 +68,15 @@ impl Hasher for PassThrough {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            for (to, from) in word.iter_mut().zip(chunk) {
-                *to = *from;
-            }
-            self.0 = self.0.rotate_left(32) ^ u64::from_le_bytes(word);
+        // Not reached by `Key`; any other input still hashes, if poorly.
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
         }
     }
 
     fn write_u64(&mut self, word: u64) {
-        self.0 ^= word;
+        self.0 = word;
     }
-
-    // A length prefix says nothing about a fixed array.
-    fn write_usize(&mut self, _length: usize) {}
 }
 
 /// Shards of one generation's map; a power of two. Many small shards, so that growing one stalls its
@@ -105,7 +98,6 @@ pub(super) struct Generations<V> {
 struct Generation<V> {
     number: i64,
     map: DashMap<Key, V, Prehashed>,
-    entries: AtomicU64,
 }
 
 impl<V: Copy> Generations<V> {
@@ -126,9 +118,8 @@ impl<V: Copy> Generations<V> {
         generation.map.get(key).map(|value| *value)
     }
 
-    /// The newest value under `key` from the generation of `time` or an earlier one (or a later one,
-    /// where the clock stepped back), and where that generation begins.
-    pub(super) fn find(&self, key: &Key, _time_ms: i64) -> Option<(i64, V)> {
+    /// The value under `key` in the newest generation that has one, and where that generation begins.
+    pub(super) fn find(&self, key: &Key) -> Option<(i64, V)> {
         let live = self.live.load();
         live.iter().find_map(|generation| {
             let value = generation.map.get(key)?;
@@ -149,10 +140,8 @@ impl<V: Copy> Generations<V> {
     pub(super) fn remove(&self, key: &Key, time_ms: i64) {
         let number = time_ms.div_euclid(self.span_ms);
         let live = self.live.load();
-        if let Some(generation) = live.iter().find(|generation| generation.number == number)
-            && generation.map.remove(key).is_some()
-        {
-            generation.entries.fetch_sub(1, Ordering::Relaxed);
+        if let Some(generation) = live.iter().find(|generation| generation.number == number) {
+            generation.map.remove(key);
         }
     }
 
@@ -167,7 +156,7 @@ impl<V: Copy> Generations<V> {
     }
 
     pub(super) fn entries(&self) -> u64 {
-        self.live.load().iter().map(|generation| generation.entries.load(Ordering::Relaxed)).sum()
+        self.live.load().iter().map(|generation| generation.map.len() as u64).sum()
     }
 
     #[cold]
@@ -178,7 +167,7 @@ impl<V: Copy> Generations<V> {
             return Arc::clone(begun);
         }
         let map = DashMap::with_hasher_and_shard_amount(Prehashed, SHARDS);
-        let begun = Arc::new(Generation { number, map, entries: AtomicU64::new(0) });
+        let begun = Arc::new(Generation { number, map });
         let mut next: Vec<_> = live.iter().cloned().collect();
         next.push(Arc::clone(&begun));
         next.sort_by_key(|generation| std::cmp::Reverse(generation.number));
@@ -197,7 +186,6 @@ impl<V: Copy> Generation<V> {
             }
             Entry::Vacant(free) => {
                 free.insert(next(None));
-                self.entries.fetch_add(1, Ordering::Relaxed);
             }
         }
     }

@@ -12,29 +12,37 @@
 //! takes every trace of the scan out again, and both callers get an error: a scan that was lost is
 //! never called a duplicate. Every entry that isn't in flight is durable.
 //!
-//! Memory is the design constraint (tens of millions of live entries), so event time is cut into
-//! buckets one window wide. Two admitted scans of one bucket would be duplicates of each other, hence a
-//! bucket holds at most one entry a direction, and the neighbours within a window are a few exact
-//! look-ups away. Expiry is dropping a whole generation of the map (see [`generations`]).
+//! Memory and map operations are the design constraint (tens of millions of live entries, one admission a
+//! microsecond), so the newest entry and the newest exit of a person at a place share one entry of
+//! `presence`, which also answers what `auto` means. Only older ones, superseded or come late, go to
+//! `earlier`, where event time is cut into buckets one window wide: two admitted scans of one bucket would
+//! be duplicates of each other, hence a bucket holds at most one a direction, and the neighbours within a
+//! window are a few exact look-ups away. Expiry is dropping a whole generation of a map (see
+//! [`generations`]).
 //!
 //! | map | key (12 bytes of keyed hash) | value | bytes an entry, slot included |
 //! |---|---|---|---|
-//! | windows | person, place, bucket | offset in the bucket, for entry and exit | 21 |
 //! | clients | device, client id | the original's id and direction | 25 |
-//! | presence | person, place | last direction and event time | 17 |
+//! | presence | person, place | event times of the newest entry and the newest exit | 21 |
+//! | earlier | person, place, bucket | offsets in the bucket of an older entry and an older exit | 21 |
 
 mod generations;
+mod in_flight;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::hash::Hasher;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use dashmap::DashMap;
 use parking_lot::Mutex;
 use siphasher::sip::SipHasher24;
 use siphasher::sip128::{Hasher128, SipHasher13};
-use std::hash::Hasher;
 
-use crate::scan::{Checkin, CheckinId, DAY_MS, Direction, DirectionRequest, PlaceKey, Pseudonym, Scan, UnixMillis};
-use generations::{Generations, Key, Prehashed};
+use crate::scan::{
+    Checkin, CheckinId, ClientKey, DAY_MS, Direction, DirectionRequest, PlaceKey, Pseudonym, Scan, UnixMillis,
+};
+use generations::{Generations, Key};
+use in_flight::Tickets;
+pub use in_flight::InFlight;
 
 /// Locks that serialise the scans of one person at one place; a power of two. 4,096 bytes keep the
 /// chance that two concurrent scans of a rush hour share one below a percent.
@@ -45,22 +53,20 @@ const STRIPES: usize = 4096;
 pub struct Settings {
     /// Every window in use, in seconds (the default and the classes'); zero means none.
     pub windows_s: Vec<u16>,
-    /// How long entries are kept: event time for windows, arrival time for client ids. Seconds,
-    /// 1 to [`REMEMBER_S_MAX`].
+    /// How long entries are kept: by event time in `earlier`, by arrival elsewhere. Seconds, 1 to
+    /// [`REMEMBER_S_MAX`], and at least the skew that an event may have.
     pub remember_s: u32,
-    /// How far an event may lie before its arrival. Seconds, at most `remember_s`.
-    pub clock_skew_past_s: u32,
     /// After this long without a check-in at the place, `auto` means entry again. Seconds.
     pub auto_reset_s: u32,
-    /// Live entries over all maps; past it scans are refused with [`EntriesMax`].
+    /// Live entries over all maps; past it scans are refused with [`AdmitError::EntriesMax`]. Looked at
+    /// by [`Deduplicate::sweep`], so that no admission pays for counting.
     pub entries_max: u64,
 }
 
-/// Ten days: a client entry keeps its event time in 31 bits of milliseconds, counted from
-/// `remember_s` and a day before its generation, which spans `remember_s` itself.
-pub const REMEMBER_S_MAX: u32 = 864_000;
-const _: () =
-    assert!(REMEMBER_S_MAX as i64 * 2 * 1000 + DAY_MS < 1 << 31, "client entries must hold their event time");
+/// Five days: an event time is kept in 30 bits of milliseconds, counted from `remember_s` and a day
+/// before its generation, which spans `remember_s` itself.
+pub const REMEMBER_S_MAX: u32 = 432_000;
+const _: () = assert!(REMEMBER_S_MAX as i64 * 2 * 1000 + DAY_MS < Slot::OFFSET_MS_END as i64);
 
 /// The check-in that a duplicate repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,11 +79,20 @@ pub struct Original {
 
 /// What became of a scan that asked to be admitted.
 #[derive(Debug)]
-pub enum Admission<'a, T: Copy> {
+pub enum Admission<'a, T: Copy, P: Copy> {
     /// New, and handed to the journal. Must be settled by [`InFlight::durable`] or [`InFlight::failed`].
-    Fresh(InFlight<'a, T>),
-    /// A repetition. With a ticket, the original isn't durable yet: wait for it before answering.
-    Duplicate(Original, Option<T>),
+    Fresh(InFlight<'a, T, P>),
+    /// A repetition.
+    Duplicate(Original, Standing<T, P>),
+}
+
+/// How far an original has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing<T, P> {
+    /// Not durable yet: wait for its ticket before answering.
+    InFlight(T),
+    /// On disk.
+    Durable(P),
 }
 
 /// Why a scan could not be admitted; `E` is the journal's reason.
@@ -86,76 +101,85 @@ pub enum AdmitError<E> {
     /// The journal did not take the record.
     #[error("journal refused the record")]
     Append(#[source] E),
+    /// An original is remembered that no journal vouched for: a fault of the gateway.
+    #[error("no proof that the original is on disk")]
+    Unproven,
     /// The bound on live entries was reached.
-    #[error("deduplicate.entries must stay at or below {limit}")]
+    #[error("live entries must stay below deduplicate.entries_max of {limit}")]
     EntriesMax {
         /// `deduplicate.entries_max`.
         limit: u64,
     },
 }
 
-/// The exact, bounded memory of who checked in where and when. `T` is the journal's ticket.
+/// The exact, bounded memory of who checked in where and when. `T` is the journal's ticket, `P` its proof
+/// that a record is on disk.
 #[derive(Debug)]
-pub struct Deduplicate<T> {
+pub struct Deduplicate<T, P> {
     settings: Settings,
     /// Bucket width in milliseconds: the narrowest window, so that no bucket holds two entries.
     bucket_ms: i64,
     id_key: [u8; 16],
-    /// Random per process would do as well, but derived keys make memory dumps comparable in tests.
     hash_key: [u8; 16],
-    windows: Generations<Slots>,
     clients: Generations<ClientEntry>,
     presence: Generations<Presence>,
-    /// By the id's 64 hash bits.
-    in_flight: DashMap<u64, T, Prehashed>,
-    orphans: Mutex<Vec<(Checkin, Option<Presence>, T)>>,
+    earlier: Generations<Presence>,
+    tickets: Tickets<T>,
     stripes: Box<[Mutex<()>]>,
+    full: AtomicBool,
     duplicates: AtomicU64,
+    /// What is remembered and not in flight is durable: the journal said so, of this start or of the
+    /// replay before it.
+    proof: OnceLock<P>,
 }
 
-/// Entry and exit of one bucket.
-#[derive(Debug, Clone, Copy, Default)]
-struct Slots {
+/// Event times of one entry and one exit, each counted from the same base.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Presence {
     entry: Slot,
     exit: Slot,
 }
 
-/// Bit 31: taken. Bit 30: the direction was requested as `auto`. The rest: milliseconds into the bucket.
+/// Bit 31: taken. Bit 30: the direction was requested as `auto`. The rest: milliseconds since a base.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Slot(u32);
 
-/// The original's 64 hash bits (split, to stay 4-byte aligned), then 31 bits of event time and one of direction.
+/// The original's 64 hash bits (split, to stay 4-byte aligned), then 31 bits of event time since a base and
+/// one of direction.
 #[derive(Debug, Clone, Copy)]
 struct ClientEntry {
     hash: [u32; 2],
     at_direction: u32,
 }
 
-/// Event time in seconds since 1970 in 31 bits of a `u32` shifted by one, direction in bit 0. Good until 2038 + 68.
+/// A slot with its base resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Presence(u32);
+struct Seen {
+    at: UnixMillis,
+    auto: bool,
+    direction: Direction,
+}
 
-const _: () = assert!(size_of::<(Key, Slots)>() == 20 && size_of::<(Key, ClientEntry)>() == 24);
+const _: () = assert!(size_of::<(Key, Presence)>() == 20 && size_of::<(Key, ClientEntry)>() == 24);
 
-impl<T: Copy> Deduplicate<T> {
+impl<T: Copy, P: Copy> Deduplicate<T, P> {
     /// An empty memory. `id_key` derives check-in ids and must be equal on every gateway that shares a store.
     pub fn new(settings: Settings, id_key: [u8; 16]) -> Self {
         let narrowest_s = settings.windows_s.iter().copied().filter(|&window_s| window_s > 0).min().unwrap_or(60);
         let remember_ms = i64::from(settings.remember_s) * 1000;
-        let mut hash_key = id_key;
-        hash_key.iter_mut().for_each(|byte| *byte ^= 0x5c);
         Self {
             bucket_ms: i64::from(narrowest_s) * 1000,
             id_key,
-            hash_key,
-            // Event time: eight generations over the memory's reach, so that an eighth is dropped at a time.
-            windows: Generations::new(remember_ms / 8),
+            hash_key: id_key.map(|byte| byte ^ 0x5c),
             clients: Generations::new(remember_ms),
             presence: Generations::new(remember_ms),
-            in_flight: DashMap::with_hasher(Prehashed),
-            orphans: Mutex::new(Vec::new()),
+            // By event time: eight generations over the reach, so that an eighth is dropped at a time.
+            earlier: Generations::new(remember_ms / 8),
+            tickets: Tickets::new(),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
+            full: AtomicBool::new(false),
             duplicates: AtomicU64::new(0),
+            proof: OnceLock::new(),
             settings,
         }
     }
@@ -169,70 +193,70 @@ impl<T: Copy> Deduplicate<T> {
         &self,
         scan: &Scan,
         append: impl FnOnce(&Checkin) -> Result<T, E>,
-    ) -> Result<Admission<'_, T>, AdmitError<E>> {
+    ) -> Result<Admission<'_, T, P>, AdmitError<E>> {
         let pair = self.pair_key(scan.person, scan.place);
         let _serialised = self.stripe(pair).lock();
-        if let Some(original) = self.seen_client(scan) {
-            return Ok(self.duplicate(original));
+        if let Some(original) = self.seen_client(scan.client) {
+            return self.duplicate(original);
         }
-        let last = self.last_presence(pair, scan.received);
-        let direction = self.direction(scan, last);
-        if let Some(original) = self.seen_in_window(scan, pair, last, direction) {
+        let seen = self.seen_here(pair);
+        let direction = self.direction(scan, seen);
+        if let Some(original) = self.seen_in_window(scan, pair, seen, direction) {
             self.remember_client(scan, original);
-            return Ok(self.duplicate(original));
+            return self.duplicate(original);
         }
-        if self.entries() >= self.settings.entries_max {
+        if self.full.load(Ordering::Relaxed) {
             return Err(AdmitError::EntriesMax { limit: self.settings.entries_max });
         }
         let id = self.checkin_id(scan.person, scan.place, scan.direction, scan.at);
         let checkin = Checkin { id, direction, scan: *scan };
         let ticket = append(&checkin).map_err(AdmitError::Append)?;
-        self.in_flight.insert(id.hash(), ticket);
-        self.remember(&checkin, pair);
-        Ok(Admission::Fresh(InFlight { memory: self, checkin, previous: last, ticket: Some(ticket) }))
+        self.tickets.insert(id, ticket);
+        self.remember(&checkin, pair, seen);
+        Ok(Admission::Fresh(InFlight::new(self, checkin, seen, ticket)))
     }
 
-    /// Takes up a durable check-in at start, from the journal, in the journal's order.
+    /// Takes the journal's word that everything restored is on disk.
+    pub fn vouch(&self, proof: P) {
+        // All proofs are alike; the first stays.
+        let _ = self.proof.set(proof);
+    }
+
+    /// Takes up a check-in at start, from the journal, in the journal's order. [`Deduplicate::vouch`] follows.
     pub fn restore(&self, checkin: &Checkin, now: UnixMillis) {
         let oldest = now.0 - i64::from(self.settings.remember_s) * 1000;
         if checkin.scan.received.0.max(checkin.scan.at.0) >= oldest {
-            self.remember(checkin, self.pair_key(checkin.scan.person, checkin.scan.place));
+            let pair = self.pair_key(checkin.scan.person, checkin.scan.place);
+            self.remember(checkin, pair, self.seen_here(pair));
         }
     }
 
-    /// Drops the generations that can't matter any more, and settles the scans whose caller went away
-    /// before their commit: `outcome` says whether a ticket is durable (`Some(true)`), failed
-    /// (`Some(false)`) or still open.
-    pub fn sweep(&self, now: UnixMillis, outcome: impl Fn(T) -> Option<bool>) {
+    /// Drops the generations that can't matter any more, looks at the bound on entries, and settles the
+    /// scans whose caller went away before their commit: `outcome` says whether a ticket is still open
+    /// (`None`), and if not, gives its proof or none. Call it about once a second.
+    pub fn sweep(&self, now: UnixMillis, outcome: impl Fn(T) -> Option<Option<P>>) {
         let reach_ms = i64::from(self.settings.remember_s) * 1000;
-        let windows_ms = self.settings.windows_s.iter().max().map_or(0, |&widest| i64::from(widest) * 1000);
-        self.windows.drop_before(now.0 - reach_ms - windows_ms);
+        let widest_ms = self.settings.windows_s.iter().max().map_or(0, |&widest| i64::from(widest) * 1000);
         self.clients.drop_before(now.0 - reach_ms);
         self.presence.drop_before(now.0 - reach_ms);
-        let settled = {
-            let mut orphans = self.orphans.lock();
-            let (open, settled): (Vec<_>, Vec<_>) =
-                orphans.drain(..).partition(|(_, _, ticket)| outcome(*ticket).is_none());
-            *orphans = open;
-            settled
-        };
-        for (checkin, previous, ticket) in settled {
-            if outcome(ticket) == Some(true) {
-                self.in_flight.remove(&checkin.id.hash());
-            } else {
-                self.forget(&checkin, previous);
+        self.earlier.drop_before(now.0 - reach_ms - widest_ms);
+        self.full.store(self.entries() >= self.settings.entries_max, Ordering::Relaxed);
+        for (orphan, proof) in self.tickets.settled(outcome) {
+            match proof {
+                Some(proof) => self.durable(orphan.checkin.id, proof),
+                None => self.forget(&orphan.checkin, orphan.previous),
             }
         }
     }
 
-    /// Live entries over all maps.
+    /// Live entries over all maps. Takes every shard's lock in turn: for scrapes, not for scans.
     pub fn entries(&self) -> u64 {
-        self.windows.entries() + self.clients.entries() + self.presence.entries()
+        self.clients.entries() + self.presence.entries() + self.earlier.entries()
     }
 
-    /// Scans admitted but not yet durable.
+    /// Scans admitted but not yet settled.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.len()
+        self.tickets.len()
     }
 
     /// Duplicates named since start.
@@ -256,27 +280,42 @@ impl<T: Copy> Deduplicate<T> {
         CheckinId::new(at, hasher.finish())
     }
 
-    fn duplicate(&self, original: Original) -> Admission<'_, T> {
+    fn duplicate<E>(&self, original: Original) -> Result<Admission<'_, T, P>, AdmitError<E>> {
         self.duplicates.fetch_add(1, Ordering::Relaxed);
-        Admission::Duplicate(original, self.in_flight.get(&original.id.hash()).map(|ticket| *ticket))
+        let standing = match self.tickets.get(original.id) {
+            Some(ticket) => Standing::InFlight(ticket),
+            None => Standing::Durable(*self.proof.get().ok_or(AdmitError::Unproven)?),
+        };
+        Ok(Admission::Duplicate(original, standing))
     }
 
-    fn seen_client(&self, scan: &Scan) -> Option<Original> {
-        let (base, entry) = self.clients.find(&Key::from_bytes(scan.client.0), scan.received.0)?;
-        Some(entry.original(base - self.reach_ms()))
+    fn seen_client(&self, client: ClientKey) -> Option<Original> {
+        let (start, entry) = self.clients.find(&Key::from_bytes(client.0))?;
+        Some(entry.original(start - self.reach_ms()))
+    }
+
+    /// The newest entry and the newest exit of a person at a place.
+    fn seen_here(&self, pair: Key) -> [Option<Seen>; 2] {
+        match self.presence.find(&pair) {
+            Some((start, presence)) => presence.seen(start - self.reach_ms()),
+            None => [None, None],
+        }
     }
 
     /// The direction that the scan would count under.
-    fn direction(&self, scan: &Scan, last: Option<Presence>) -> Direction {
+    fn direction(&self, scan: &Scan, seen: [Option<Seen>; 2]) -> Direction {
         match scan.direction {
             DirectionRequest::In => Direction::In,
             DirectionRequest::Out => Direction::Out,
-            DirectionRequest::Auto => match last {
-                Some(last) if (scan.at.seconds() - last.at_s()).abs() <= i64::from(self.settings.auto_reset_s) => {
-                    last.direction().toggled()
+            DirectionRequest::Auto => {
+                // Of an entry and an exit in one millisecond the exit is the later.
+                let last = seen.into_iter().flatten().max_by_key(|seen| (seen.at, seen.direction));
+                let reset_ms = i64::from(self.settings.auto_reset_s) * 1000;
+                match last {
+                    Some(last) if (scan.at.0 - last.at.0).abs() <= reset_ms => last.direction.toggled(),
+                    _ => Direction::In,
                 }
-                _ => Direction::In,
-            },
+            }
         }
     }
 
@@ -285,88 +324,128 @@ impl<T: Copy> Deduplicate<T> {
         &self,
         scan: &Scan,
         pair: Key,
-        last: Option<Presence>,
+        seen: [Option<Seen>; 2],
         direction: Direction,
     ) -> Option<Original> {
         let window_ms = i64::from(scan.window_s) * 1000;
-        // Nothing of this pair is newer than `last`; the second covers its rounding.
-        let nothing_near = last.is_none_or(|last| scan.at.0 - last.at_s() * 1000 >= window_ms + 1000);
-        if window_ms == 0 || nothing_near {
-            return None;
-        }
-        let first = (scan.at.0 - window_ms).div_euclid(self.bucket_ms);
-        let final_ = (scan.at.0 + window_ms).div_euclid(self.bucket_ms);
-        let mut nearest: Option<(i64, Original)> = None;
-        for bucket in first..=final_ {
-            let start = bucket * self.bucket_ms;
-            let Some(slots) = self.windows.get(&self.window_key(pair, bucket), start) else { continue };
-            for (slot, recorded) in [(slots.entry, Direction::In), (slots.exit, Direction::Out)] {
-                let Some((offset_ms, auto)) = slot.taken() else { continue };
-                let at = UnixMillis(start + offset_ms);
-                let distance_ms = (at.0 - scan.at.0).abs();
-                let same = scan.direction == DirectionRequest::Auto || recorded == direction;
-                if same && distance_ms < window_ms && nearest.is_none_or(|(least, _)| distance_ms < least) {
-                    let requested = if auto { DirectionRequest::Auto } else { explicit(recorded) };
-                    let id = self.checkin_id(scan.person, scan.place, requested, at);
-                    nearest = Some((distance_ms, Original { id, direction: recorded }));
-                }
-            }
-        }
-        nearest.map(|(_, original)| original)
+        let counts = |seen: &Seen| scan.direction == DirectionRequest::Auto || seen.direction == direction;
+        let newest = seen.into_iter().flatten().filter(counts);
+        // What `earlier` holds is older than the newest of its direction, so a scan that isn't older than
+        // that one has it for its nearest.
+        let late = newest.clone().any(|newest| scan.at < newest.at);
+        let earlier = if late && window_ms > 0 { self.seen_earlier(scan.at, pair, window_ms) } else { Vec::new() };
+        newest
+            .chain(earlier.into_iter().filter(counts))
+            .filter(|seen| (seen.at.0 - scan.at.0).abs() < window_ms)
+            .min_by_key(|seen| (seen.at.0 - scan.at.0).abs())
+            .map(|seen| self.original(scan, seen))
     }
 
-    fn last_presence(&self, pair: Key, received: UnixMillis) -> Option<Presence> {
-        self.presence.find(&pair, received.0).map(|(_, presence)| presence)
+    #[cold]
+    fn seen_earlier(&self, at: UnixMillis, pair: Key, window_ms: i64) -> Vec<Seen> {
+        let first = (at.0 - window_ms).div_euclid(self.bucket_ms);
+        let last = (at.0 + window_ms).div_euclid(self.bucket_ms);
+        (first..=last)
+            .filter_map(|bucket| {
+                let start = bucket * self.bucket_ms;
+                Some(self.earlier.get(&self.bucket_key(pair, bucket), start)?.seen(start))
+            })
+            .flatten()
+            .flatten()
+            .collect()
     }
 
-    fn remember(&self, checkin: &Checkin, pair: Key) {
+    fn original(&self, scan: &Scan, seen: Seen) -> Original {
+        let requested = match (seen.auto, seen.direction) {
+            (true, _) => DirectionRequest::Auto,
+            (false, Direction::In) => DirectionRequest::In,
+            (false, Direction::Out) => DirectionRequest::Out,
+        };
+        let id = self.checkin_id(scan.person, scan.place, requested, seen.at);
+        Original { id, direction: seen.direction }
+    }
+
+    fn remember(&self, checkin: &Checkin, pair: Key, seen: [Option<Seen>; 2]) {
         let scan = &checkin.scan;
         self.remember_client(scan, Original { id: checkin.id, direction: checkin.direction });
-        // Where no window applies nothing will ask for it, and two such scans may share a bucket.
-        if scan.window_s > 0 {
-            let bucket = scan.at.0.div_euclid(self.bucket_ms);
-            let slot = Slot::new(scan.at.0 - bucket * self.bucket_ms, scan.direction == DirectionRequest::Auto);
-            self.windows.upsert(self.window_key(pair, bucket), bucket * self.bucket_ms, |slots: Option<Slots>| {
-                let mut slots = slots.unwrap_or_default();
-                *slots.at(checkin.direction) = slot;
-                slots
-            });
+        let this =
+            Seen { at: scan.at, auto: scan.direction == DirectionRequest::Auto, direction: checkin.direction };
+        let newest = seen.into_iter().flatten().find(|seen| seen.direction == checkin.direction);
+        // Where no window applies nobody will ask for the earlier ones, and two may share a bucket.
+        match newest {
+            Some(newest) if newest.at > this.at => {
+                if scan.window_s > 0 {
+                    self.remember_earlier(pair, this);
+                }
+                return;
+            }
+            Some(superseded) if scan.window_s > 0 => self.remember_earlier(pair, superseded),
+            _ => {}
         }
-        let here = Presence::new(scan.at, checkin.direction);
-        let last = self.last_presence(pair, scan.received);
-        let newest = last.filter(|last| last.at_s() > here.at_s()).unwrap_or(here);
-        self.presence.upsert(pair, scan.received.0, |_| newest);
+        self.set_presence(pair, scan.received, seen, this);
+    }
+
+    /// Writes the newest of each direction, `this` among them, into the generation of `received`.
+    fn set_presence(&self, pair: Key, received: UnixMillis, seen: [Option<Seen>; 2], this: Seen) {
+        let base = self.presence.start_of(received.0) - self.reach_ms();
+        let mut presence = Presence::default();
+        for seen in seen.into_iter().flatten().chain([this]) {
+            *presence.at(seen.direction) = Slot::new(seen.at.0 - base, seen.auto);
+        }
+        self.presence.upsert(pair, received.0, |_| presence);
+    }
+
+    fn remember_earlier(&self, pair: Key, seen: Seen) {
+        let bucket = seen.at.0.div_euclid(self.bucket_ms);
+        let start = bucket * self.bucket_ms;
+        self.earlier.upsert(self.bucket_key(pair, bucket), start, |held| {
+            let mut held = held.unwrap_or_default();
+            *held.at(seen.direction) = Slot::new(seen.at.0 - start, seen.auto);
+            held
+        });
     }
 
     fn remember_client(&self, scan: &Scan, original: Original) {
-        let key = Key::from_bytes(scan.client.0);
         let base = self.clients.start_of(scan.received.0) - self.reach_ms();
-        self.clients.upsert(key, scan.received.0, |first| first.unwrap_or(ClientEntry::new(base, original)));
+        let entry = ClientEntry::new(base, original);
+        self.clients.upsert(Key::from_bytes(scan.client.0), scan.received.0, |first| first.unwrap_or(entry));
     }
 
-    /// Takes every trace of a scan out again: its record was lost.
-    fn forget(&self, checkin: &Checkin, previous: Option<Presence>) {
+    /// Takes every trace of a scan out again, since its record was lost. `previous` is what was seen of its
+    /// person at its place when it was admitted.
+    fn forget(&self, checkin: &Checkin, previous: [Option<Seen>; 2]) {
         let scan = &checkin.scan;
         let pair = self.pair_key(scan.person, scan.place);
         let _serialised = self.stripe(pair).lock();
         self.clients.remove(&Key::from_bytes(scan.client.0), scan.received.0);
-        let bucket = scan.at.0.div_euclid(self.bucket_ms);
-        let key = self.window_key(pair, bucket);
-        if let Some(mut slots) = self.windows.get(&key, bucket * self.bucket_ms) {
-            *slots.at(checkin.direction) = Slot::default();
-            if slots.entry == Slot::default() && slots.exit == Slot::default() {
-                self.windows.remove(&key, bucket * self.bucket_ms);
-            } else {
-                self.windows.upsert(key, bucket * self.bucket_ms, |_| slots);
-            }
-        }
-        if self.last_presence(pair, scan.received) == Some(Presence::new(scan.at, checkin.direction)) {
-            match previous {
-                Some(previous) => self.presence.upsert(pair, scan.received.0, |_| previous),
+        let lost = |seen: &Seen| seen.direction == checkin.direction && seen.at == scan.at;
+        let mut seen = self.seen_here(pair);
+        if seen.iter().flatten().any(lost) {
+            let before = previous.into_iter().flatten().find(|seen| seen.direction == checkin.direction);
+            seen = seen.map(|seen| if seen.as_ref().is_some_and(lost) { before } else { seen });
+            match seen.into_iter().flatten().next() {
+                Some(any) => self.set_presence(pair, scan.received, seen, any),
                 None => self.presence.remove(&pair, scan.received.0),
             }
         }
-        self.in_flight.remove(&checkin.id.hash());
+        let bucket = scan.at.0.div_euclid(self.bucket_ms);
+        let (key, start) = (self.bucket_key(pair, bucket), bucket * self.bucket_ms);
+        if let Some(mut held) = self.earlier.get(&key, start)
+            && held.seen(start).iter().flatten().any(lost)
+        {
+            *held.at(checkin.direction) = Slot::default();
+            if held == Presence::default() {
+                self.earlier.remove(&key, start);
+            } else {
+                self.earlier.upsert(key, start, |_| held);
+            }
+        }
+        self.tickets.remove(checkin.id);
+    }
+
+    fn durable(&self, id: CheckinId, proof: P) {
+        self.vouch(proof);
+        self.tickets.remove(id);
     }
 
     fn pair_key(&self, person: Pseudonym, place: PlaceKey) -> Key {
@@ -376,7 +455,7 @@ impl<T: Copy> Deduplicate<T> {
         })
     }
 
-    fn window_key(&self, pair: Key, bucket: i64) -> Key {
+    fn bucket_key(&self, pair: Key, bucket: i64) -> Key {
         self.key(|hasher| {
             hasher.write(&pair.to_bytes());
             hasher.write(&bucket.to_le_bytes());
@@ -395,87 +474,39 @@ impl<T: Copy> Deduplicate<T> {
         &self.stripes[index]
     }
 
-    /// How far before its generation a client entry's event time may lie: the skew, and a day that
-    /// covers the widest window (a `u16` of seconds) of the original that a duplicate was folded to.
+    /// How far before its generation an event time may lie: the skew, and a day that covers the widest
+    /// window (a `u16` of seconds) of the original that a duplicate was folded to.
     fn reach_ms(&self) -> i64 {
         i64::from(self.settings.remember_s) * 1000 + DAY_MS
     }
 }
 
-const fn explicit(direction: Direction) -> DirectionRequest {
-    match direction {
-        Direction::In => DirectionRequest::In,
-        Direction::Out => DirectionRequest::Out,
-    }
-}
-
-/// A scan between admission and commit. Dropped unsettled (its caller went away), it is settled by the
-/// next [`Deduplicate::sweep`] after its commit.
-#[must_use]
-#[derive(Debug)]
-pub struct InFlight<'a, T: Copy> {
-    memory: &'a Deduplicate<T>,
-    checkin: Checkin,
-    previous: Option<Presence>,
-    /// Taken when settled.
-    ticket: Option<T>,
-}
-
-impl<T: Copy> InFlight<'_, T> {
-    /// What was handed to the journal.
-    pub fn checkin(&self) -> &Checkin {
-        &self.checkin
-    }
-
-    /// The journal's ticket for it.
-    pub fn ticket(&self) -> Option<T> {
-        self.ticket
-    }
-
-    /// The record is on disk: from now on a duplicate is answered at once.
-    pub fn durable(mut self) -> Checkin {
-        self.ticket = None;
-        self.memory.in_flight.remove(&self.checkin.id.hash());
-        self.checkin
-    }
-
-    /// The record was lost: the same scan sent again must be admitted as new.
-    pub fn failed(mut self) {
-        self.ticket = None;
-        self.memory.forget(&self.checkin, self.previous);
-    }
-}
-
-impl<T: Copy> Drop for InFlight<'_, T> {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            self.memory.orphans.lock().push((self.checkin, self.previous, ticket));
-        }
-    }
-}
-
-impl Slots {
+impl Presence {
     fn at(&mut self, direction: Direction) -> &mut Slot {
         match direction {
             Direction::In => &mut self.entry,
             Direction::Out => &mut self.exit,
         }
     }
+
+    fn seen(self, base: i64) -> [Option<Seen>; 2] {
+        [self.entry.seen(base, Direction::In), self.exit.seen(base, Direction::Out)]
+    }
 }
 
 impl Slot {
     const TAKEN: u32 = 1 << 31;
     const AUTO: u32 = 1 << 30;
+    const OFFSET_MS_END: u32 = Self::AUTO;
 
     fn new(offset_ms: i64, auto: bool) -> Self {
-        // A bucket is at most one u16 of seconds wide: 27 bits of milliseconds.
-        let offset = u32::try_from(offset_ms).unwrap_or_default() & (Self::AUTO - 1);
+        let offset = u32::try_from(offset_ms).unwrap_or_default() % Self::OFFSET_MS_END;
         Self(Self::TAKEN | offset | if auto { Self::AUTO } else { 0 })
     }
 
-    fn taken(self) -> Option<(i64, bool)> {
-        let taken = self.0 & Self::TAKEN != 0;
-        taken.then_some((i64::from(self.0 & (Self::AUTO - 1)), self.0 & Self::AUTO != 0))
+    fn seen(self, base: i64, direction: Direction) -> Option<Seen> {
+        let at = UnixMillis(base + i64::from(self.0 % Self::OFFSET_MS_END));
+        (self.0 & Self::TAKEN != 0).then_some(Seen { at, auto: self.0 & Self::AUTO != 0, direction })
     }
 }
 
@@ -489,25 +520,10 @@ impl ClientEntry {
     }
 
     fn original(self, base: i64) -> Original {
-        let hash = (u64::from(self.hash[0]) << 32) | u64::from(self.hash[1]);
+        let [high, low] = self.hash.map(u64::from);
         let at = UnixMillis(base + i64::from(self.at_direction >> 1));
         let direction = if self.at_direction & 1 == 0 { Direction::In } else { Direction::Out };
-        Original { id: CheckinId::new(at, hash), direction }
-    }
-}
-
-impl Presence {
-    fn new(at: UnixMillis, direction: Direction) -> Self {
-        let seconds = u32::try_from(at.seconds()).unwrap_or_default();
-        Self((seconds << 1) | u32::from(direction.code()))
-    }
-
-    fn at_s(self) -> i64 {
-        i64::from(self.0 >> 1)
-    }
-
-    fn direction(self) -> Direction {
-        if self.0 & 1 == 0 { Direction::In } else { Direction::Out }
+        Original { id: CheckinId::new(at, (high << 32) | low), direction }
     }
 }
 

@@ -17,7 +17,6 @@ fn settings(windows_s: &[u16]) -> Settings {
     Settings {
         windows_s: windows_s.to_vec(),
         remember_s: 172_800,
-        clock_skew_past_s: 172_800,
         auto_reset_s: 57_600,
         entries_max: 1 << 40,
     }
@@ -42,16 +41,19 @@ fn scan(person: u8, client: u32, at_ms: i64, direction: DirectionRequest) -> Sca
     }
 }
 
-fn fresh<T: Copy + std::fmt::Debug>(admission: Result<Admission<'_, T>, AdmitError<()>>) -> InFlight<'_, T> {
+fn fresh<T: Copy + std::fmt::Debug>(admission: Result<Admission<'_, T, ()>, AdmitError<()>>) -> InFlight<'_, T, ()> {
     match admission {
         Ok(Admission::Fresh(in_flight)) => in_flight,
         other => panic!("expected a fresh scan, got {other:?}"),
     }
 }
 
-fn original<T: Copy + std::fmt::Debug>(admission: Result<Admission<'_, T>, AdmitError<()>>) -> (Original, Option<T>) {
+fn original<T: Copy + std::fmt::Debug>(
+    admission: Result<Admission<'_, T, ()>, AdmitError<()>>,
+) -> (Original, Option<T>) {
     match admission {
-        Ok(Admission::Duplicate(original, ticket)) => (original, ticket),
+        Ok(Admission::Duplicate(original, Standing::InFlight(ticket))) => (original, Some(ticket)),
+        Ok(Admission::Duplicate(original, Standing::Durable(()))) => (original, None),
         other => panic!("expected a duplicate, got {other:?}"),
     }
 }
@@ -59,21 +61,21 @@ fn original<T: Copy + std::fmt::Debug>(admission: Result<Admission<'_, T>, Admit
 #[test]
 fn a_scan_inside_the_window_names_its_original_and_one_at_its_edge_is_new() {
     let memory = Deduplicate::new(settings(&[60]), [3; 16]);
-    let first = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), |_| Ok(1))).durable();
+    let first = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), |_| Ok(1))).durable(());
     let (named, ticket) = original(memory.admit(&scan(1, 2, 59_999, DirectionRequest::In), |_| Ok(2)));
     assert_eq!((named.id, ticket), (first.id, None));
-    fresh(memory.admit(&scan(1, 3, 60_000, DirectionRequest::In), |_| Ok(3))).durable();
+    fresh(memory.admit(&scan(1, 3, 60_000, DirectionRequest::In), |_| Ok(3))).durable(());
     let (named, _) = original(memory.admit(&scan(1, 4, -59_999, DirectionRequest::In), |_| Ok(4)));
     assert_eq!(named.id, first.id, "a late arrival before the original is inside its window too");
-    fresh(memory.admit(&scan(1, 5, -60_000, DirectionRequest::In), |_| Ok(5))).durable();
-    fresh(memory.admit(&scan(1, 6, 10_000, DirectionRequest::Out), |_| Ok(6))).durable();
-    fresh(memory.admit(&scan(2, 7, 10_000, DirectionRequest::In), |_| Ok(7))).durable();
+    fresh(memory.admit(&scan(1, 5, -60_000, DirectionRequest::In), |_| Ok(5))).durable(());
+    fresh(memory.admit(&scan(1, 6, 10_000, DirectionRequest::Out), |_| Ok(6))).durable(());
+    fresh(memory.admit(&scan(2, 7, 10_000, DirectionRequest::In), |_| Ok(7))).durable(());
 }
 
 #[test]
 fn the_same_client_id_names_its_original_whatever_else_changed() {
     let memory = Deduplicate::new(settings(&[0]), [3; 16]);
-    let first = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::Auto), |_| Ok(1))).durable();
+    let first = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::Auto), |_| Ok(1))).durable(());
     let (named, _) = original(memory.admit(&scan(1, 1, 500_000, DirectionRequest::Auto), |_| Ok(2)));
     assert_eq!(named, Original { id: first.id, direction: Direction::In });
     let (named, _) = original(memory.admit(&scan(2, 1, 900, DirectionRequest::Out), |_| Ok(3)));
@@ -86,7 +88,7 @@ fn auto_toggles_from_the_last_check_in_and_never_on_a_double_scan() {
     let hour = 3_600_000;
     let direction = |client, at| {
         match memory.admit(&scan(1, client, at, DirectionRequest::Auto), |_| Ok::<_, ()>(client)) {
-            Ok(Admission::Fresh(in_flight)) => Some(in_flight.durable().direction),
+            Ok(Admission::Fresh(in_flight)) => Some(in_flight.durable(()).direction),
             _ => None,
         }
     };
@@ -106,11 +108,11 @@ fn a_lost_scan_is_admitted_again_and_never_called_a_duplicate() {
     assert_eq!(ticket, Some(1), "a duplicate of a scan in flight waits for the same commit");
     lost.failed();
     assert_eq!(memory.in_flight(), 0);
-    let again = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::Auto), |_| Ok(3))).durable();
+    let again = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::Auto), |_| Ok(3))).durable(());
     assert_eq!(again.direction, Direction::In, "the lost entry did not toggle the next");
     let refused = memory.admit(&scan(5, 5, 0, DirectionRequest::In), |_| Err::<i32, _>("full"));
     assert!(matches!(refused, Err(AdmitError::Append("full"))));
-    fresh(memory.admit(&scan(5, 5, 0, DirectionRequest::In), |_| Ok(4))).durable();
+    fresh(memory.admit(&scan(5, 5, 0, DirectionRequest::In), |_| Ok(4))).durable(());
 }
 
 #[test]
@@ -120,36 +122,39 @@ fn a_scan_whose_caller_went_away_is_settled_by_the_sweep() {
     drop(fresh(memory.admit(&scan(2, 2, 0, DirectionRequest::In), |_| Ok(2))));
     memory.sweep(UnixMillis(T0), |_| None);
     assert_eq!(memory.in_flight(), 2);
-    memory.sweep(UnixMillis(T0), |ticket| Some(ticket == 1));
+    memory.sweep(UnixMillis(T0), |ticket| Some((ticket == 1).then_some(())));
     assert_eq!(memory.in_flight(), 0);
     original(memory.admit(&scan(1, 3, 0, DirectionRequest::In), |_| Ok(3)));
-    fresh(memory.admit(&scan(2, 4, 0, DirectionRequest::In), |_| Ok(4))).durable();
+    fresh(memory.admit(&scan(2, 4, 0, DirectionRequest::In), |_| Ok(4))).durable(());
 }
 
 #[test]
 fn what_the_journal_replays_is_remembered_and_what_is_too_old_is_dropped() {
-    let first = Deduplicate::<u64>::new(settings(&[60]), [3; 16]);
-    let checkin = fresh(first.admit(&scan(1, 1, 0, DirectionRequest::Auto), |_| Ok(1))).durable();
-    let second = Deduplicate::<u64>::new(settings(&[60]), [3; 16]);
+    let first = Deduplicate::<u64, ()>::new(settings(&[60]), [3; 16]);
+    let checkin = fresh(first.admit(&scan(1, 1, 0, DirectionRequest::Auto), |_| Ok(1))).durable(());
+    let second = Deduplicate::<u64, ()>::new(settings(&[60]), [3; 16]);
     second.restore(&checkin, UnixMillis(T0 + 1000));
-    assert_eq!(second.entries(), 3);
+    second.vouch(());
+    assert_eq!(second.entries(), 2);
     let (named, _) = original(second.admit(&scan(1, 9, 100, DirectionRequest::Auto), |_| Ok(2)));
     assert_eq!(named.id, checkin.id);
     let (named, _) = original(second.admit(&scan(1, 1, 9_000_000, DirectionRequest::Auto), |_| Ok(2)));
     assert_eq!(named.id, checkin.id);
     second.sweep(UnixMillis(T0 + 5 * 172_800_000), |_| None);
     assert_eq!(second.entries(), 0);
-    let third = Deduplicate::<u64>::new(settings(&[60]), [3; 16]);
+    let third = Deduplicate::<u64, ()>::new(settings(&[60]), [3; 16]);
     third.restore(&checkin, UnixMillis(T0 + 5 * 172_800_000));
     assert_eq!(third.entries(), 0);
 }
 
 #[test]
 fn entries_are_bounded() {
-    let memory = Deduplicate::new(Settings { entries_max: 3, ..settings(&[60]) }, [3; 16]);
-    fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), |_| Ok(1))).durable();
+    let memory = Deduplicate::new(Settings { entries_max: 2, ..settings(&[60]) }, [3; 16]);
+    fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), |_| Ok(1))).durable(());
+    memory.sweep(UnixMillis(T0), |_| None);
     let refused = memory.admit(&scan(2, 2, 0, DirectionRequest::In), |_| Ok::<_, ()>(2));
-    assert!(matches!(refused, Err(AdmitError::EntriesMax { limit: 3 })));
+    assert!(matches!(refused, Err(AdmitError::EntriesMax { limit: 2 })));
+    original(memory.admit(&scan(1, 1, 0, DirectionRequest::In), |_| Ok(3)));
 }
 
 #[test]
@@ -167,7 +172,7 @@ fn of_ten_thousand_racers_one_is_admitted() {
                     let scan = scan(1, client, 1_000 * i64::from(turn % 30), DirectionRequest::Auto);
                     let append = |_: &Checkin| Ok::<_, ()>(appended.fetch_add(1, Ordering::SeqCst));
                     let id = match memory.admit(&scan, append) {
-                        Ok(Admission::Fresh(in_flight)) => in_flight.durable().id,
+                        Ok(Admission::Fresh(in_flight)) => in_flight.durable(()).id,
                         Ok(Admission::Duplicate(original, _)) => original.id,
                         Err(error) => panic!("{error}"),
                     };
@@ -228,13 +233,13 @@ proptest! {
                 }
                 Ok(Admission::Fresh(in_flight)) => {
                     prop_assert!(expected.is_none(), "admitted {scan:?} though it repeats {expected:?}");
-                    let checkin = in_flight.durable();
+                    let checkin = in_flight.durable(());
                     let mut model = model.borrow_mut();
                     model.clients.insert(scan.client, checkin.id);
                     model.admitted.push(checkin);
                 }
-                Ok(Admission::Duplicate(original, ticket)) => {
-                    prop_assert!(ticket.is_none());
+                Ok(Admission::Duplicate(original, standing)) => {
+                    prop_assert_eq!(standing, Standing::Durable(()));
                     let expected = expected.unwrap_or_default();
                     prop_assert!(expected.contains(&original.id), "{scan:?} was folded to {original:?}, not {expected:?}");
                     model.borrow_mut().clients.entry(scan.client).or_insert(original.id);

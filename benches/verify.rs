@@ -1,0 +1,75 @@
+//! SG1: a never-seen token against the bare signature check it contains, and a token seen before.
+//!
+//! `cargo bench --bench verify`. The difference between `sg1/cold` and `sg1/bare_ed25519` is what the
+//! gateway adds to the signature: base45, the envelope, the claims and the revocation list.
+
+use std::hint::black_box;
+
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, ParsedPublicKey};
+use criterion::{Criterion, criterion_group, criterion_main};
+use scangate::identity::Identity;
+use scangate::issue::{self, PRINTED_TTL};
+use scangate::payload::{self, Claim};
+use scangate::scan::{DirectionRequest, UnixMillis};
+use scangate::verify::{self, KeyStore, Pepper, Resolved, ResolvedSubject, TokenCache};
+
+const NOW: UnixMillis = UnixMillis(1_637_736_569_000);
+
+/// The bytes that an SG1 token signs.
+const SIGNED_BYTES: usize = 85;
+
+fn sg1(criterion: &mut Criterion) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    issue::ensure_development(dir.path(), NOW).expect("development keys");
+    let store = KeyStore::open(dir.path()).expect("keys");
+    let token = issue::issue_person(dir.path(), "001090123456", PRINTED_TTL, NOW).expect("a token");
+    let mut group = criterion.benchmark_group("sg1");
+    group.bench_function("cold", |bencher| {
+        bencher.iter(|| verify::sg1(black_box(&token), NOW, &store.load()).is_ok());
+    });
+
+    let pair = Ed25519KeyPair::generate().expect("a key");
+    let public = ParsedPublicKey::new(&ED25519, pair.public_key().as_ref()).expect("its public key");
+    let message = [7_u8; SIGNED_BYTES];
+    let signature = pair.sign(&message);
+    group.bench_function("bare_ed25519", |bencher| {
+        bencher.iter(|| public.verify_sig(black_box(&message), signature.as_ref()).is_ok());
+    });
+
+    let identity = Identity::new(&Pepper::load(dir.path()).expect("the pepper"));
+    let cache = TokenCache::new(1 << 20);
+    let verified = verify::sg1(&token, NOW, &store.load()).expect("a valid token");
+    let subject = ResolvedSubject::Person(identity.person_of_cti(verified.cti));
+    cache.insert(cache.key(&token), &store.load(), Resolved { verified, subject });
+    group.bench_function("cache_hit", |bencher| {
+        bencher.iter(|| {
+            let keys = store.load();
+            let resolved = cache.get(cache.key(black_box(&token)), &keys)?;
+            verify::still_valid(&resolved.verified, NOW, &keys).ok()?;
+            Some(resolved.subject)
+        });
+    });
+    group.finish();
+}
+
+fn identity(criterion: &mut Criterion) {
+    let identity = Identity::new(&Pepper::new([7; 32], true));
+    let card = "001090123456|012345678|NGUYEN VAN A|01011990|Nam|Hà Nội|15042021";
+    let Ok(Claim::Person(card)) = payload::parse(card) else { return };
+    let (person, place) = (identity.person(&card), identity.place("gate 4"));
+    let cti = identity.cti_of_person(person);
+    let device = identity.device(scangate::scan::App::PcCovid, "gate-1");
+    let mut group = criterion.benchmark_group("identity");
+    group.bench_function("person_hmac", |bencher| bencher.iter(|| identity.person(black_box(&card))));
+    group.bench_function("person_of_cti", |bencher| bencher.iter(|| identity.person_of_cti(black_box(cti))));
+    group.bench_function("client_key", |bencher| {
+        bencher.iter(|| identity.client(device, black_box("0b5c1e0e-7d4f-4a3e-9c1b-2f6d8a7e5b4c")));
+    });
+    group.bench_function("checkin_hash", |bencher| {
+        bencher.iter(|| identity.checkin_hash(black_box(person), place, DirectionRequest::Auto, NOW));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, sg1, identity);
+criterion_main!(benches);

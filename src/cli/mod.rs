@@ -1,0 +1,433 @@
+//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+
+mod check_config;
+mod ttl;
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+use crate::config::{self, Config, ConfigErrors, Loaded, Overrides};
+use crate::scan::{App, UnixMillis};
+
+/// Exit code of wrong usage (clap's own) and of a wrong configuration.
+pub const USAGE: u8 = 2;
+
+/// QR check-in gateway: durable, deduplicated scans.
+#[derive(Debug, Parser)]
+#[command(name = "scangate", version, about, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  scangate serve
+      a gateway on 127.0.0.1:8080 with development keys under ./data
+  scangate issue device --place hn-0001 --ttl 30d
+      a bearer token for the scanner at that place
+  scangate issue person 001093029317 --svg code.svg
+      a signed personal code, as text and as a picture
+  scangate check-config /etc/scangate.toml
+      every mistake with line and column
+
+Every setting can come from the environment: SCANGATE_LIMITS__DEVICE_SCANS_PER_S=0 scangate serve";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve check-ins until SIGTERM.
+    Serve(Serve),
+    /// Report every mistake of a configuration file with its line and column.
+    CheckConfig {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Issue a device token, or a signed code for a place or a person.
+    #[command(subcommand)]
+    Issue(Issue),
+    /// Manage the signing keys of a data directory, beside a running server if there is one.
+    #[command(subcommand)]
+    Keys(Keys),
+    /// Say what a payload is, whether it is proven or only asserted, and why not.
+    Verify(Verify),
+    /// Look into a journal.
+    #[command(subcommand)]
+    Journal(Journal),
+    /// Write check-ins as NDJSON, under pseudonyms, by event time.
+    Export(Export),
+    /// Print the API's description (OpenAPI 3.1).
+    Openapi,
+    /// Print a completion script for a shell.
+    #[command(after_help = "Example:\n  scangate completions bash > /etc/bash_completion.d/scangate")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `serve`
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Without arguments: loopback, an embedded store under ./data, and development keys.")]
+pub struct Serve {
+    /// Configuration file; the defaults apply without one.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Instead of gateway.data_dir.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Instead of listen.addr.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Instead of listen.admin.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub admin: Option<SocketAddr>,
+}
+
+impl Serve {
+    /// File, environment and flags, checked.
+    ///
+    /// # Errors
+    /// Every mistake found.
+    pub fn load(&self) -> Result<Loaded, ConfigErrors> {
+        let overrides = Overrides { data_dir: self.data_dir.clone(), listen: self.listen, admin: self.admin };
+        config::load(self.config.as_deref(), std::env::vars_os(), &overrides)
+    }
+}
+
+/// The data directory that a command works on.
+#[derive(Debug, Clone, Args)]
+pub struct DataDir {
+    /// Data directory; otherwise SCANGATE_GATEWAY__DATA_DIR, otherwise ./data.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+impl DataDir {
+    /// The directory.
+    pub fn path(&self) -> PathBuf {
+        let from_environment = || std::env::var_os("SCANGATE_GATEWAY__DATA_DIR").map(PathBuf::from);
+        let given = self.data_dir.clone().or_else(from_environment);
+        given.unwrap_or_else(|| Config::default().gateway.data_dir)
+    }
+}
+
+/// `issue`
+#[derive(Debug, Subcommand)]
+pub enum Issue {
+    /// Print a bearer token for a device.
+    #[command(after_help = "Example:\n  scangate issue device --place hn-0001 --app pc-covid --ttl 30d")]
+    Device {
+        /// Where the keys are.
+        #[command(flatten)]
+        data_dir: DataDir,
+        /// What the device stands for.
+        #[command(flatten)]
+        holder: Holder,
+        /// The app that vouches for it.
+        #[arg(long, default_value = "pc-covid", value_parser = parse_app, value_name = "pc-covid|vneid|sskdt")]
+        app: App,
+        /// Place class, which chooses the window of deduplicate.windows_s_by_class.
+        #[arg(long, conflicts_with = "person")]
+        class: Option<String>,
+        /// How long it is valid: 90s, 45m, 12h, 30d, 4w.
+        #[arg(long, default_value = "30d", value_parser = ttl::parse)]
+        ttl: Duration,
+    },
+    /// Print a place's signed code, and draw it.
+    #[command(after_help = "Example:\n  scangate issue place hn-0001 --ttl 365d --pdf poster.pdf")]
+    Place(Code),
+    /// Print a person's signed code, and draw it.
+    #[command(after_help = "Example:\n  scangate issue person 001093029317 --svg code.svg")]
+    Person(Code),
+}
+
+/// What a device stands for: exactly one of the two.
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+pub struct Holder {
+    /// A place, whose device scans people's codes.
+    #[arg(long, value_name = "REF")]
+    pub place: Option<String>,
+    /// A person, whose device scans places' codes.
+    #[arg(long, value_name = "REF")]
+    pub person: Option<String>,
+}
+
+/// `issue place` and `issue person`
+#[derive(Debug, Clone, Args)]
+pub struct Code {
+    /// A place's reference, or a person's 12-digit citizen number.
+    #[arg(value_name = "REF")]
+    pub reference: String,
+    /// Where the keys are.
+    #[command(flatten)]
+    pub data_dir: DataDir,
+    /// How long it is valid: 90s, 45m, 12h, 30d, 4w.
+    #[arg(long, default_value = "30d", value_parser = ttl::parse)]
+    pub ttl: Duration,
+    /// Also draw it as PNG.
+    #[arg(long, value_name = "FILE")]
+    pub png: Option<PathBuf>,
+    /// Also draw it as SVG.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Also draw it as PDF.
+    #[arg(long, value_name = "FILE")]
+    pub pdf: Option<PathBuf>,
+}
+
+/// Which keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KeySet {
+    /// The keys that sign codes.
+    Sg1,
+    /// PC-COVID's device token keys.
+    PcCovid,
+    /// VNeID's device token keys.
+    Vneid,
+    /// Sổ sức khỏe điện tử's device token keys.
+    Sskdt,
+}
+
+/// `keys`
+#[derive(Debug, Subcommand)]
+pub enum Keys {
+    /// Make the keys that are missing: pepper, signing keys, device token keys.
+    Generate {
+        /// Where the keys are.
+        #[command(flatten)]
+        data_dir: DataDir,
+    },
+    /// List key ids, what they sign and since when. No secret is shown.
+    List {
+        /// Where the keys are.
+        #[command(flatten)]
+        data_dir: DataDir,
+    },
+    /// Sign with a new key from now on; the old one is still accepted.
+    Rotate {
+        /// Where the keys are.
+        #[command(flatten)]
+        data_dir: DataDir,
+        /// Which keys.
+        #[arg(long, value_enum, default_value_t = KeySet::Sg1)]
+        set: KeySet,
+    },
+    /// Refuse a key, a code or a device from now on.
+    #[command(after_help = "Example:\n  scangate keys revoke --kid 3f9a02c1")]
+    Revoke {
+        /// Where the keys are.
+        #[command(flatten)]
+        data_dir: DataDir,
+        /// What to refuse.
+        #[command(flatten)]
+        target: Revoked,
+    },
+}
+
+/// What `keys revoke` refuses: exactly one of these.
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+pub struct Revoked {
+    /// A key id, as `keys list` shows it.
+    #[arg(long)]
+    pub kid: Option<String>,
+    /// A code's id, 32 hexadecimal digits, as `verify` shows it.
+    #[arg(long)]
+    pub cti: Option<String>,
+    /// A device, 16 hexadecimal digits, as logs and exports show it.
+    #[arg(long)]
+    pub device: Option<String>,
+}
+
+/// `verify`
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Exit code 1 if the payload would be refused.\n\nExample:\n  zbarimg -q --raw code.png | scangate verify -"
+)]
+pub struct Verify {
+    /// The payload; - or nothing reads it from standard input, which keeps it out of the shell's history.
+    #[arg(
+        default_value = "-",
+        value_name = "PAYLOAD",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    pub payload: String,
+    /// Where the keys are.
+    #[command(flatten)]
+    pub data_dir: DataDir,
+}
+
+/// `journal`
+#[derive(Debug, Subcommand)]
+pub enum Journal {
+    /// List segments and records.
+    Inspect {
+        /// The journal's directory, DATA/journal.
+        dir: PathBuf,
+    },
+    /// Check every record; exit code 1 with the first bad offset.
+    Verify {
+        /// The journal's directory, DATA/journal.
+        dir: PathBuf,
+    },
+}
+
+/// `export`
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Example:\n  scangate export --from 2021-11-24T00:00:00+07:00 --to 2021-11-25T00:00:00+07:00 > day.ndjson"
+)]
+pub struct Export {
+    /// Where the store is; a running server on it is asked instead.
+    #[command(flatten)]
+    pub data_dir: DataDir,
+    /// Configuration file, for a store of kind "cql".
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// First event time, RFC 3339.
+    #[arg(long, value_parser = UnixMillis::parse, value_name = "TIME")]
+    pub from: UnixMillis,
+    /// First event time that is left out, RFC 3339.
+    #[arg(long, value_parser = UnixMillis::parse, value_name = "TIME")]
+    pub to: UnixMillis,
+}
+
+/// Does what was asked.
+///
+/// # Errors
+/// The command failed; [`report`] says so and gives the exit code.
+pub fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve(serve) => {
+            let loaded = serve.load()?;
+            crate::observe::log::start(&loaded.config.log);
+            anyhow::bail!("unavailable")
+        }
+        Command::CheckConfig { file } => {
+            print(&check_config::report(&file, std::env::vars_os())?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Openapi => {
+            print(crate::openapi::document())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "scangate", &mut script);
+            io::stdout().write_all(&script)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Issue(_)
+        | Command::Keys(_)
+        | Command::Verify(_)
+        | Command::Journal(_)
+        | Command::Export(_) => anyhow::bail!("unavailable"),
+    }
+}
+
+/// Tells a failure on standard error and gives its exit code. A reader that went away (`| head`) is none.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    let is_closed_pipe = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
+    if error.chain().any(|cause| cause.downcast_ref().is_some_and(is_closed_pipe)) {
+        return ExitCode::SUCCESS;
+    }
+    if error.is::<ConfigErrors>() {
+        // One mistake a line and nothing before it, so that editors can jump to each.
+        eprintln!("{error}");
+        return ExitCode::from(USAGE);
+    }
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// Writes text and a line end to standard output.
+///
+/// # Errors
+/// The output is closed or full.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.trim_end().as_bytes())?;
+    out.write_all(b"\n")?;
+    out.flush()
+}
+
+fn parse_app(name: &str) -> Result<App, String> {
+    let names: Vec<&str> = App::ALL.iter().map(|app| app.name()).collect();
+    App::from_name(name).ok_or_else(|| format!("must be one of {}", names.join(", ")))
+}
+
+/// Parses the command line of a test or of an embedding program.
+///
+/// # Errors
+/// Wrong usage, as clap words it.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, clap::Error> {
+        parse(line.split(' ').map(OsString::from)).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_contract_parses() {
+        for line in [
+            "scangate serve",
+            "scangate serve --config f --data-dir d --listen 127.0.0.1:1 --admin [::1]:2",
+            "scangate check-config f",
+            "scangate issue device --data-dir d --place p",
+            "scangate issue device --data-dir d --person 001093029317 --app vneid --ttl 12h",
+            "scangate issue place hn-0001 --data-dir d --png a --svg b --pdf c",
+            "scangate issue person 001093029317 --data-dir d",
+            "scangate keys generate --data-dir d",
+            "scangate keys list --data-dir d",
+            "scangate keys rotate --data-dir d --set pc-covid",
+            "scangate keys revoke --data-dir d --kid k",
+            "scangate verify",
+            "scangate verify -",
+            "scangate verify SG1:X --data-dir d",
+            "scangate journal inspect d",
+            "scangate journal verify d",
+            "scangate export --data-dir d --from 2021-11-24T00:00:00Z --to 2021-11-25T00:00:00Z",
+            "scangate openapi",
+            "scangate completions zsh",
+        ] {
+            assert!(parsed(line).is_ok(), "{line}: {:?}", parsed(line).err());
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for line in [
+            "scangate",
+            "scangate serve --listen localhost",
+            "scangate issue device",
+            "scangate issue device --place p --person q",
+            "scangate issue device --place p --app zalo",
+            "scangate issue device --place p --ttl forever",
+            "scangate issue device --person p --class bus",
+            "scangate keys revoke",
+            "scangate export --from yesterday --to today",
+        ] {
+            assert_eq!(parsed(line).err().map(|error| error.exit_code()), Some(i32::from(USAGE)), "{line}");
+        }
+    }
+}

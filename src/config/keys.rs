@@ -1,0 +1,301 @@
+//! Every key of the configuration: its name, type, default, bounds, and why that default.
+//!
+//! This table is the only place where they are written. The structs, their defaults, the checks, the
+//! error texts and `config/scangate.toml` are all made from it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use toml::de::DeValue;
+
+pub use super::value::{Consistency, Level, LogFormat, Runtime, StoreKind};
+use super::value::{Mismatch, Rule, Setting};
+
+/// A section as the table describes it.
+#[derive(Debug)]
+pub struct SectionInfo {
+    /// Its name in the file.
+    pub name: &'static str,
+    /// Its description, a line each.
+    pub doc: &'static [&'static str],
+    /// Its keys.
+    pub keys: &'static [KeyInfo],
+}
+
+/// A key as the table describes it.
+#[derive(Debug)]
+pub struct KeyInfo {
+    /// Its name in the file.
+    pub name: &'static str,
+    /// Its description, a line each.
+    pub doc: &'static [&'static str],
+    /// What it accepts, to follow "must be".
+    pub expected: fn() -> String,
+}
+
+/// Looks a key up.
+pub(super) fn find(section: &str, key: &str) -> Option<&'static KeyInfo> {
+    SECTIONS.iter().find(|info| info.name == section)?.keys.iter().find(|info| info.name == key)
+}
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+const DAY_S: u64 = 86_400;
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+macro_rules! sections {
+    ($(
+        $(#[doc = $section_doc:literal])+
+        $Section:ident $section:ident {
+            $( $(#[doc = $doc:literal])+ $key:ident: $Type:ty = $default:expr, $rule:expr; )+
+        }
+    )+) => {
+        $(
+            $(#[doc = $section_doc])+
+            #[derive(Debug, Clone, PartialEq, Eq)]
+            pub struct $Section { $( $(#[doc = $doc])+ pub $key: $Type, )+ }
+
+            impl Default for $Section {
+                fn default() -> Self {
+                    Self { $( $key: $default, )+ }
+                }
+            }
+        )+
+
+        /// The whole configuration, checked.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct Config { $( $(#[doc = $section_doc])+ pub $section: $Section, )+ }
+
+        /// Every section, in the order of the file.
+        pub const SECTIONS: &[SectionInfo] = &[ $( SectionInfo {
+            name: stringify!($section),
+            doc: &[$($section_doc),+],
+            keys: &[ $( KeyInfo {
+                name: stringify!($key),
+                doc: &[$($doc),+],
+                expected: || <$Type as Setting>::expected(&$rule),
+            }, )+ ],
+        }, )+ ];
+
+        impl Config {
+            /// Sets one key from a TOML value. A key that doesn't exist is the caller's to refuse.
+            pub(super) fn set(
+                &mut self,
+                section: &str,
+                key: &str,
+                value: &DeValue<'_>,
+            ) -> Result<(), Mismatch> {
+                match (section, key) {
+                    $( $( (stringify!($section), stringify!($key)) => {
+                        self.$section.$key = Setting::read(value, &$rule)?;
+                    } )+ )+
+                    _ => {}
+                }
+                Ok(())
+            }
+
+            /// One key's value as TOML.
+            pub fn written(&self, section: &str, key: &str) -> Option<String> {
+                match (section, key) {
+                    $( $( (stringify!($section), stringify!($key)) => Some(self.$section.$key.written()), )+ )+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+sections! {
+    /// The process as a whole.
+    Gateway gateway {
+        /// Holds keys, journal, embedded store and watermark; the only directory written to.
+        /// A relative path starts at the working directory.
+        data_dir: PathBuf = PathBuf::from("./data"), Rule::Any;
+        /// After SIGTERM, how long requests under way and the journal's last commit may take before
+        /// connections are closed. 25 s ends inside the 30 s that Kubernetes grants by default.
+        drain_timeout_ms: u64 = 25_000, Rule::Within(0, 3_600_000);
+    }
+
+    /// Sockets, and how long and how much a peer may send.
+    Listen listen {
+        /// Public listener. Loopback, because development keys must not meet a network.
+        addr: SocketAddr = loopback(8080), Rule::Any;
+        /// Listener for metrics, statistics, drain, reload and export. It asks for no credentials:
+        /// keep it on loopback or on a private network.
+        admin: SocketAddr = loopback(9090), Rule::Any;
+        /// What drives the sockets. "auto" takes io_uring where the kernel and seccomp allow it.
+        runtime: Runtime = Runtime::Auto, Rule::Any;
+        /// Threads that serve connections, each with its own ring and listening socket; 0 takes one
+        /// for every core this process may run on.
+        cores: usize = 0, Rule::Within(0, 1024);
+        /// Open connections over all cores; one more is closed at once. At 22 KB for a connection in
+        /// mid-request, 20,000 stay under 450 MB.
+        connections_max: usize = 20_000, Rule::Within(1, 1_000_000);
+        /// From a connection's first byte to the end of a request's headers. A slow mobile link sends
+        /// 1 KB within 5 s; a socket that is held open on purpose does not.
+        header_timeout_ms: u64 = 5_000, Rule::Within(10, 600_000);
+        /// From the end of the headers to the end of the body: 1 MiB at 100 KB a second.
+        body_timeout_ms: u64 = 10_000, Rule::Within(10, 600_000);
+        /// From the end of the headers to the end of the answer, waiting for the disk included; the
+        /// client gets 503 after it. Above body_timeout_ms and workers.deadline_ms together.
+        request_timeout_ms: u64 = 15_000, Rule::Within(10, 600_000);
+        /// How long a keep-alive connection may rest between requests. Longer than the 60 s of common
+        /// load balancers, so that the balancer and not the gateway closes first.
+        idle_timeout_ms: u64 = 75_000, Rule::Within(10, 86_400_000);
+        /// Size of a request's line and headers. A device token is under 1 KB; 16 KiB leaves room for
+        /// what proxies add.
+        headers_bytes_max: usize = 16_384, Rule::Within(8_192, MIB);
+        /// Concurrent streams of one HTTP/2 connection. A load balancer's pooled connection uses about
+        /// a hundred.
+        h2_streams_max: u32 = 128, Rule::Within(1, 10_000);
+    }
+
+    /// TLS on the public listener; off while both files are "". The files are read again on SIGHUP.
+    Tls tls {
+        /// Certificate chain, PEM, the server's own certificate first.
+        certificate_file: Option<PathBuf> = None, Rule::Any;
+        /// Private key, PEM.
+        key_file: Option<PathBuf> = None, Rule::Any;
+        /// From accept to the end of the handshake: two round trips and an Ed25519 or P-256 signature,
+        /// with room for a bad mobile link.
+        handshake_timeout_ms: u64 = 5_000, Rule::Within(10, 600_000);
+    }
+
+    /// What one device may send.
+    Limits limits {
+        /// Scans a second that one device may send in the long run; 0 for no limit. A fast turnstile
+        /// makes 2, so 50 also serves a hall behind one device.
+        device_scans_per_s: u32 = 50, Rule::Within(0, 1_000_000);
+        /// Scans that one device may send at once after a rest: three full batches, as a device that
+        /// was offline sends on its return. At least batch_lines_max, or no full batch would pass.
+        device_scans_burst: u32 = 3_000, Rule::Within(1, 10_000_000);
+        /// Lines of one batch. 1,000 lines cost about 2 ms of CPU, so that one batch doesn't hold up
+        /// the other connections of its core.
+        batch_lines_max: usize = 1_000, Rule::Within(1, 100_000);
+        /// Body as it arrives, before inflation.
+        body_bytes_max: usize = 1_048_576, Rule::Within(1_024, 64 * MIB);
+        /// Body after gzip or zstd: 1,000 lines of about 1,000 bytes. Inflation stops there, whatever
+        /// the compressed body promised.
+        batch_inflated_bytes_max: usize = 1_048_576, Rule::Within(1_024, 64 * MIB);
+        /// One decoded payload. The largest QR code holds 2,953 bytes in binary mode and 4,296
+        /// characters in alphanumeric mode; no accepted format comes near 4,096.
+        payload_bytes_max: usize = 4_096, Rule::Within(64, 4_096);
+        /// How old an event time may be: two days, for a device that was offline over a weekend day.
+        clock_skew_past_s: u64 = 172_800, Rule::Within(0, 30 * DAY_S);
+        /// How far ahead of the gateway's clock an event time may be: unsynchronised phone clocks are
+        /// seldom off by more than minutes.
+        clock_skew_future_s: u64 = 300, Rule::Within(0, DAY_S);
+    }
+
+    /// The bounded pool for work that would hold up a core: never-seen signatures.
+    Workers workers {
+        /// Threads; 0 takes one for every core this process may run on.
+        threads: usize = 0, Rule::Within(0, 1024);
+        /// Jobs waiting; one more is answered 503. At about 60 µs a signature, 1,024 jobs are 60 ms of
+        /// one core: a longer queue would only make the answers late.
+        queue_jobs_max: usize = 1_024, Rule::Within(1, 1_000_000);
+        /// From queueing to the start of the job; it is answered 503 after that, since its client has
+        /// likely given up.
+        deadline_ms: u64 = 2_000, Rule::Within(1, 60_000);
+    }
+
+    /// Caches of signatures that were already checked. A hit costs 0.3 µs instead of 38 µs or more.
+    Verify verify {
+        /// Verified SG1 tokens. About 100 bytes each: 262,144 take some 26 MB, the people who pass one
+        /// gateway in a busy hour.
+        token_cache_entries_max: usize = 262_144, Rule::Within(1_024, 100_000_000);
+        /// Verified device tokens. About 200 bytes each: 131,072 take some 26 MB, more devices than one
+        /// gateway has places.
+        device_cache_entries_max: usize = 131_072, Rule::Within(1_024, 100_000_000);
+    }
+
+    /// When a scan counts as a repetition of an earlier one.
+    Deduplicate deduplicate {
+        /// Scans of one person at one place in one direction within this many seconds of event time are
+        /// one check-in; 0 leaves only client ids and replays to count as duplicates. A person who
+        /// shows a code twice does so within a minute.
+        window_s: u16 = 60, Rule::Within(0, 65_535);
+        /// Other windows by the place class that a device's token names, such as
+        /// { bus = 20, school = 300 }.
+        windows_s_by_class: BTreeMap<String, u16> = BTreeMap::new(), Rule::Within(0, 65_535);
+        /// With direction "auto", a scan this long after the person's last one at the place is an entry
+        /// again, whatever that one was. 16 h is longer than a shift and shorter than a day.
+        auto_reset_s: u64 = 57_600, Rule::Within(60, 7 * DAY_S);
+        /// How long client ids and windows are remembered, by event time. Not less than
+        /// limits.clock_skew_past_s, or a late resend would be recorded twice: its two days and an hour.
+        remember_s: u64 = 176_400, Rule::Within(60, 31 * DAY_S);
+    }
+
+    /// The append-only log that a check-in is safe in once it is answered.
+    Journal journal {
+        /// Size that a segment is preallocated at. 64 MiB hold about 400,000 check-ins, minutes of a
+        /// busy gateway, and are quick to delete.
+        segment_bytes: u64 = 67_108_864, Rule::Within(64 * KIB, 4 * GIB);
+        /// All segments together; past it scans are answered 503. 32 GiB hold about 200 million
+        /// check-ins: two days of them for deduplication, or as long an outage of the store.
+        bytes_max: u64 = 34_359_738_368, Rule::Within(MIB, 64 * 1024 * GIB);
+        /// One group commit. fdatasync takes 0.25 ms for 64 KiB and 1 ms for 1 MiB: beyond that only
+        /// the wait of the first scan in the batch grows.
+        batch_bytes_max: usize = 1_048_576, Rule::Within(4 * KIB, 64 * MIB);
+        /// What one core may have waiting for the disk; past it scans are answered 503. Four commits,
+        /// so about 4 ms behind a healthy disk.
+        lane_bytes_max: usize = 4_194_304, Rule::Within(4 * KIB, GIB);
+        /// How long a segment is kept after the store has it. Deduplication is rebuilt from it at start,
+        /// so not less than deduplicate.remember_s.
+        retain_s: u64 = 176_400, Rule::Within(0, 365 * DAY_S);
+    }
+
+    /// Where check-ins go behind the journal.
+    Store store {
+        /// "embedded" keeps them under gateway.data_dir; "cql" in the cluster of section cql.
+        kind: StoreKind = StoreKind::Embedded, Rule::Any;
+        /// Check-ins read from the journal and written before the watermark moves. Larger batches only
+        /// lengthen what is written again after a crash.
+        batch_rows_max: usize = 1_000, Rule::Within(1, 100_000);
+        /// After this, check-ins are deleted: the upper end of the 21 to 30 days that contact tracing
+        /// asks for.
+        retention_days: u32 = 30, Rule::Within(1, 3_650);
+        /// Block cache of the embedded database. Reads are rare (export and audit), so 64 MiB will do.
+        cache_bytes_max: u64 = 67_108_864, Rule::Within(MIB, 64 * GIB);
+    }
+
+    /// ScyllaDB or Cassandra, used while store.kind is "cql".
+    Cql cql {
+        /// Contact points; the driver finds the other nodes by itself.
+        nodes: Vec<String> = vec!["127.0.0.1:9042".to_owned()], Rule::Any;
+        /// Keyspace of the tables.
+        keyspace: String = "scangate".to_owned(), Rule::Identifier;
+        /// Copies of each row when create_schema makes the keyspace. 1 suits one node; a cluster wants 3.
+        replication_factor: u32 = 1, Rule::Within(1, 16);
+        /// Datacenter to prefer and to replicate in; "" for any.
+        datacenter: Option<String> = None, Rule::Any;
+        /// User name; "" to connect without.
+        user: Option<String> = None, Rule::Any;
+        /// File that holds the password, read once at start; a trailing line end is dropped.
+        password_file: Option<PathBuf> = None, Rule::Any;
+        /// Replicas that must acknowledge before the journal lets go of a check-in: a majority survives
+        /// the loss of a node.
+        consistency: Consistency = Consistency::LocalQuorum, Rule::Any;
+        /// Requests under way at once. On one node more than 64 to 128 only add latency.
+        concurrency_max: usize = 64, Rule::Within(1, 4_096);
+        /// One request, before it is tried again. Above the server's own write timeout of 2 s, so that
+        /// the server's verdict arrives first.
+        request_timeout_ms: u64 = 3_000, Rule::Within(10, 600_000);
+        /// Create keyspace and tables where they are missing. Turn off where the user may not.
+        create_schema: bool = true, Rule::Any;
+    }
+
+    /// Log lines on standard error. They never hold a payload, a name or a number.
+    Log log {
+        /// The least severe event that is logged. "info" tells of starts, stops and changes of state,
+        /// never of single scans.
+        level: Level = Level::Info, Rule::Any;
+        /// "json" for collectors, "text" for a terminal.
+        format: LogFormat = LogFormat::Json, Rule::Any;
+    }
+}

@@ -1,0 +1,173 @@
+//! Bounds between keys: settings that are each valid and together would lose or refuse what they shouldn't.
+
+use super::Config;
+
+/// An upper bound on one journal record, frame included. The journal's record is under 200 bytes; the
+/// margin keeps this file free of its layout.
+const RECORD_BYTES_MAX: u64 = 256;
+
+/// A broken relation, told at the key that should change.
+pub(super) struct Broken {
+    pub(super) section: &'static str,
+    pub(super) key: &'static str,
+    /// To follow "must be".
+    pub(super) expected: String,
+    pub(super) got: String,
+    /// The keys that take part, the blamed one included: any of them may be the one that was set.
+    pub(super) parties: Vec<(&'static str, &'static str)>,
+}
+
+/// Every broken relation.
+pub(super) fn check(config: &Config) -> Vec<Broken> {
+    let mut broken: Vec<Broken> = durations(config)
+        .into_iter()
+        .chain(sizes(config))
+        .filter(|rule| rule.applies && rule.low.2 < rule.bound.2)
+        .map(|rule| Broken {
+            section: rule.low.0,
+            key: rule.low.1,
+            expected: format!(
+                "at least {} (from {}.{}), {}",
+                rule.bound.2, rule.bound.0, rule.bound.1, rule.because
+            ),
+            got: rule.low.2.to_string(),
+            parties: vec![(rule.low.0, rule.low.1), (rule.bound.0, rule.bound.1)],
+        })
+        .collect();
+    broken.extend(pairs(config));
+    broken.extend(listeners(config));
+    broken
+}
+
+/// Section, key and value.
+type Value = (&'static str, &'static str, u64);
+
+/// `low` must not be under `bound`.
+struct AtLeast {
+    applies: bool,
+    low: Value,
+    bound: Value,
+    because: &'static str,
+}
+
+const fn rule(low: Value, bound: Value, because: &'static str) -> AtLeast {
+    AtLeast { applies: true, low, bound, because }
+}
+
+fn wide(value: usize) -> u64 {
+    u64::try_from(value).unwrap_or(u64::MAX)
+}
+
+/// How long things are remembered and waited for.
+fn durations(config: &Config) -> Vec<AtLeast> {
+    let Config { gateway, listen, limits, workers, deduplicate, journal, .. } = config;
+    let classes = deduplicate.windows_s_by_class.values().copied();
+    let window_s_max = u64::from(classes.fold(deduplicate.window_s, u16::max));
+    let remember = ("deduplicate", "remember_s", deduplicate.remember_s);
+    let request = ("listen", "request_timeout_ms", listen.request_timeout_ms);
+    vec![
+        rule(
+            remember,
+            ("limits", "clock_skew_past_s", limits.clock_skew_past_s),
+            "or a late resend would be recorded twice",
+        ),
+        rule(remember, ("deduplicate", "window_s", window_s_max), "the longest window"),
+        rule(
+            remember,
+            ("deduplicate", "auto_reset_s", deduplicate.auto_reset_s),
+            "or the last direction would be forgotten",
+        ),
+        rule(
+            ("journal", "retain_s", journal.retain_s),
+            remember,
+            "or a restart would forget what it must deduplicate",
+        ),
+        rule(request, ("listen", "body_timeout_ms", listen.body_timeout_ms), "which it includes"),
+        rule(request, ("workers", "deadline_ms", workers.deadline_ms), "which it includes"),
+        rule(
+            ("gateway", "drain_timeout_ms", gateway.drain_timeout_ms),
+            request,
+            "or a drain would cut requests short",
+        ),
+    ]
+}
+
+/// What must fit into what.
+fn sizes(config: &Config) -> Vec<AtLeast> {
+    let Config { limits, journal, .. } = config;
+    let lines_max = wide(limits.batch_lines_max);
+    let payload = ("limits", "payload_bytes_max", wide(limits.payload_bytes_max));
+    vec![
+        AtLeast {
+            applies: limits.device_scans_per_s > 0,
+            ..rule(
+                ("limits", "device_scans_burst", u64::from(limits.device_scans_burst)),
+                ("limits", "batch_lines_max", lines_max),
+                "or no full batch would pass",
+            )
+        },
+        rule(
+            ("limits", "batch_inflated_bytes_max", wide(limits.batch_inflated_bytes_max)),
+            payload,
+            "or no such payload would pass",
+        ),
+        rule(
+            ("limits", "body_bytes_max", wide(limits.body_bytes_max)),
+            payload,
+            "or no such payload would pass",
+        ),
+        rule(
+            ("journal", "segment_bytes", journal.segment_bytes),
+            ("journal", "batch_bytes_max", wide(journal.batch_bytes_max)),
+            "since a commit doesn't span segments",
+        ),
+        rule(
+            ("journal", "bytes_max", journal.bytes_max),
+            ("journal", "segment_bytes", journal.segment_bytes.saturating_mul(2)),
+            "twice that: one segment to write while the other drains",
+        ),
+        rule(
+            ("journal", "lane_bytes_max", wide(journal.lane_bytes_max)),
+            ("limits", "batch_lines_max", lines_max.saturating_mul(RECORD_BYTES_MAX)),
+            "256 bytes a line, or no full batch would pass",
+        ),
+    ]
+}
+
+/// Keys that are set together or not at all.
+fn pairs(config: &Config) -> Vec<Broken> {
+    let pair = |section, set: (&'static str, bool), other: (&'static str, bool)| {
+        let (key, partner) = if set.1 { (other.0, set.0) } else { (set.0, other.0) };
+        (set.1 != other.1).then(|| Broken {
+            section,
+            key,
+            expected: format!("set, since {section}.{partner} is"),
+            got: "\"\"".to_owned(),
+            parties: vec![(section, key), (section, partner)],
+        })
+    };
+    let (tls, cql) = (&config.tls, &config.cql);
+    [
+        pair(
+            "tls",
+            ("certificate_file", tls.certificate_file.is_some()),
+            ("key_file", tls.key_file.is_some()),
+        ),
+        pair("cql", ("user", cql.user.is_some()), ("password_file", cql.password_file.is_some())),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Port 0 means "any free port", twice without conflict.
+fn listeners(config: &Config) -> Option<Broken> {
+    let listen = &config.listen;
+    (listen.addr == listen.admin && listen.addr.port() != 0).then(|| Broken {
+        section: "listen",
+        key: "admin",
+        expected: "another address than listen.addr".to_owned(),
+        got: format!("\"{}\"", listen.admin),
+        parties: vec![("listen", "admin"), ("listen", "addr")],
+    })
+}

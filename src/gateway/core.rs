@@ -1,0 +1,71 @@
+//! One core's service: what a request is for, and what it cost.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response};
+
+use super::{Shared, checkins};
+use crate::journal::Lane;
+use crate::listen::{Answer, Body, Peer, Service};
+use crate::observe::metrics::{CoreMetrics, Endpoint};
+use crate::openapi;
+use crate::respond::{self, Rejection};
+
+/// What one core holds: its own way into the journal, its own counters, and what all cores share.
+pub(super) struct Core {
+    pub(super) shared: Arc<Shared>,
+    pub(super) lane: Lane,
+    pub(super) index: usize,
+}
+
+impl Core {
+    pub(super) fn counters(&self) -> &CoreMetrics {
+        self.shared.metrics.core(self.index)
+    }
+}
+
+/// The public listener's service on one core.
+pub(super) struct Public(pub(super) Rc<Core>);
+
+impl Service for Public {
+    fn call(&self, request: Request<Incoming>, _peer: &Peer) -> Answer {
+        let core = Rc::clone(&self.0);
+        Box::pin(async move {
+            let began = Instant::now();
+            let (endpoint, response) = route(&core, request).await;
+            core.counters().request_done(endpoint, response.status().as_u16(), began.elapsed());
+            response.map(Body::from)
+        })
+    }
+}
+
+async fn route(core: &Core, request: Request<Incoming>) -> (Endpoint, Response<Bytes>) {
+    let (method, path) = (request.method(), request.uri().path());
+    match path {
+        "/v1/checkins" if method == Method::POST => {
+            let endpoint = checkins::kind(request.headers()).unwrap_or(Endpoint::Single);
+            (endpoint, checkins::post(core, request).await)
+        }
+        "/v1/checkins" => (Endpoint::Unknown, respond::rejected(Rejection::MethodNotAllowed("POST"))),
+        "/healthz" | "/readyz" | "/openapi.json" if !matches!(*method, Method::GET | Method::HEAD) => {
+            (Endpoint::Unknown, respond::rejected(Rejection::MethodNotAllowed("GET, HEAD")))
+        }
+        "/healthz" => (Endpoint::Public, respond::ok(respond::JSON, "{\"live\":true}\n")),
+        "/readyz" => (Endpoint::Public, readiness(core)),
+        "/openapi.json" => (Endpoint::Public, respond::ok(respond::JSON, openapi::document())),
+        _ => (Endpoint::Unknown, respond::rejected(Rejection::NotFound)),
+    }
+}
+
+fn readiness(core: &Core) -> Response<Bytes> {
+    let readiness = core.shared.health.readiness();
+    if readiness.ready {
+        respond::ok(respond::JSON, "{\"ready\":true,\"reasons\":[]}\n")
+    } else {
+        respond::not_ready(&readiness.reasons.join(", "))
+    }
+}

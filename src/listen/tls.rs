@@ -1,0 +1,94 @@
+//! Certificates: loaded from PEM files, swapped whole on reload.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// A listener's certificate. Clones share it, so a reload through one reaches all; connections already
+/// open keep what they began with.
+#[derive(Debug, Clone)]
+pub struct Tls(Arc<Files>);
+
+#[derive(Debug)]
+struct Files {
+    certificates: PathBuf,
+    key: PathBuf,
+    current: ArcSwap<ServerConfig>,
+}
+
+/// Why a certificate can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The certificate file can't be read or parsed.
+    #[error("cannot load certificates from {path}")]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: pem::Error,
+    },
+    /// The key file can't be read or parsed.
+    #[error("cannot load a private key from {path}")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: pem::Error,
+    },
+    /// The two don't belong together, or rustls can't use them.
+    #[error("certificate {path} and its key are unusable")]
+    Unusable {
+        /// The certificate file.
+        path: PathBuf,
+        /// rustls's reason.
+        source: rustls::Error,
+    },
+}
+
+impl Tls {
+    /// Loads a certificate chain, leaf first, and its private key.
+    ///
+    /// # Errors
+    /// A file can't be read or parsed, or the two don't match.
+    pub fn load(certificates: &Path, key: &Path) -> Result<Self, TlsError> {
+        let current = ArcSwap::from_pointee(server_config(certificates, key)?);
+        Ok(Self(Arc::new(Files { certificates: certificates.to_owned(), key: key.to_owned(), current })))
+    }
+
+    /// Loads the same files again for the connections to come. On error the old certificate stays.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn reload(&self) -> Result<(), TlsError> {
+        let config = server_config(&self.0.certificates, &self.0.key)?;
+        self.0.current.store(Arc::new(config));
+        Ok(())
+    }
+
+    pub(super) fn current(&self) -> Arc<ServerConfig> {
+        self.0.current.load_full()
+    }
+}
+
+fn server_config(certificates: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
+    let certificates_error = |source| TlsError::Certificates { path: certificates.to_owned(), source };
+    let chain = CertificateDer::pem_file_iter(certificates)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(certificates_error)?;
+    let key =
+        PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Key { path: key.to_owned(), source })?;
+    let unusable = |source| TlsError::Unusable { path: certificates.to_owned(), source };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(unusable)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(unusable)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}

@@ -1,0 +1,126 @@
+//! Every metric's name, written once: `scangate_<name>[_<unit>][_total]`.
+
+/// How a metric behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Read at the scrape.
+    Gauge,
+    /// A distribution.
+    Histogram,
+    /// A fact, told in labels.
+    Info,
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Name {
+    /// Without unit and suffix.
+    pub stem: &'static str,
+    /// The unit, last part of the name.
+    pub unit: Option<&'static str>,
+    /// How it behaves.
+    pub kind: Kind,
+    /// What it counts, for the reader of a dashboard.
+    pub help: &'static str,
+}
+
+impl Name {
+    /// The name as a sample bears it: with unit, and with `_total` for a counter or `_info`.
+    pub fn full(&self) -> String {
+        let unit = self.unit.map(|unit| format!("_{unit}")).unwrap_or_default();
+        let suffix = match self.kind {
+            Kind::Counter => "_total",
+            Kind::Info => "_info",
+            Kind::Gauge | Kind::Histogram => "",
+        };
+        format!("{}{unit}{suffix}", self.stem)
+    }
+}
+
+macro_rules! names {
+    ($($CONSTANT:ident: $Kind:ident $stem:literal $($unit:literal)?, $help:literal;)+) => {
+        $(
+            #[doc = $help]
+            pub const $CONSTANT: Name = Name {
+                stem: concat!("scangate_", $stem),
+                unit: names!(@unit $($unit)?),
+                kind: Kind::$Kind,
+                help: $help,
+            };
+        )+
+
+        /// All of them.
+        pub const ALL: &[&Name] = &[$(&$CONSTANT),+];
+    };
+    (@unit $unit:literal) => { Some($unit) };
+    (@unit) => { None };
+}
+
+names! {
+    BUILD: Info "build", "Version of the running program";
+    RUNTIME: Info "runtime", "What drives the sockets";
+    READY: Gauge "ready", "1 while the gateway takes scans";
+    UPTIME: Gauge "uptime" "seconds", "Time since start";
+
+    SCANS: Counter "scans", "Scans by how they ended";
+    FORMS: Counter "payloads", "Payloads by the form they were read as";
+    REQUESTS: Counter "requests", "Requests by endpoint and class of status";
+    REQUEST_DURATION: Histogram "request_duration" "seconds", "From the end of a request's headers to its answer";
+    BATCH_LINES: Histogram "batch" "lines", "Lines of a batch";
+    BODY: Counter "body" "bytes", "Request bodies as they arrived";
+    RATE_LIMITED: Counter "rate_limited_scans", "Scans refused because their device was over its rate";
+    AUTH_FAILURES: Counter "authentication_failures", "Requests without a valid device token, by reason";
+    CACHE_LOOKUPS: Counter "cache_lookups", "Look-ups of verified signatures, by cache and result";
+    CACHE_ENTRIES: Gauge "cache" "entries", "Verified signatures held, by cache";
+
+    CONNECTIONS_OPEN: Gauge "open" "connections", "Connections open now";
+    CONNECTIONS_ACCEPTED: Counter "accepted" "connections", "Connections accepted";
+    CONNECTIONS_REFUSED: Counter "refused" "connections", "Connections closed at once because the limit was reached";
+    CONNECTION_TIMEOUTS: Counter "connection_timeouts", "Connections closed by a time limit, by which";
+
+    WORKERS_QUEUE: Gauge "workers_queue" "jobs", "Jobs waiting for a worker";
+    WORKERS_DONE: Counter "workers_done" "jobs", "Jobs that workers finished";
+    WORKERS_SHED: Counter "workers_shed" "jobs", "Jobs refused because the queue was full";
+    WORKERS_LATE: Counter "workers_late" "jobs", "Jobs dropped because their deadline had passed";
+    WORKERS_PANICKED: Counter "workers_panicked" "jobs", "Jobs that panicked and were contained";
+
+    DEDUPLICATE_ENTRIES: Gauge "deduplicate" "entries", "Scans remembered for deduplication";
+
+    JOURNAL_COMMIT_DURATION: Histogram "journal_commit_duration" "seconds", "One group commit, fsync included";
+    JOURNAL_COMMIT_RECORDS: Histogram "journal_commit" "records", "Records of one group commit";
+    JOURNAL_WRITTEN: Counter "journal_written" "bytes", "Bytes committed to the journal";
+    JOURNAL_SIZE: Gauge "journal_size" "bytes", "Size of all segments";
+    JOURNAL_SIZE_MAX: Gauge "journal_size_max" "bytes", "Size at which scans are refused";
+    JOURNAL_SEGMENTS: Gauge "journal" "segments", "Segments on disk";
+    JOURNAL_POISONED: Gauge "journal_poisoned", "1 once an fsync failed; only a restart mends it";
+    JOURNAL_FULL: Gauge "journal_full", "1 while the disk or the journal is full";
+
+    STORE_LAG_RECORDS: Gauge "store_lag" "records", "Durable check-ins that the store doesn't have yet";
+    STORE_LAG_SECONDS: Gauge "store_lag" "seconds", "Age of the oldest of them";
+    STORE_WRITTEN: Counter "store_written" "rows", "Rows that the store acknowledged";
+    STORE_RETRIES: Counter "store_retries", "Writes that were tried again";
+
+    PROCESS_RESIDENT: Gauge "process_resident_memory" "bytes", "Resident memory";
+    PROCESS_DESCRIPTORS: Gauge "process_open" "descriptors", "Open file descriptors";
+    PROCESS_CPU: Counter "process_cpu" "seconds", "CPU time used, user and system";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_well_formed() {
+        let mut names: Vec<String> = ALL.iter().map(|name| name.full()).collect();
+        for name in &names {
+            assert!(name.starts_with("scangate_"), "{name}");
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
+        }
+        names.sort();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}

@@ -1,0 +1,69 @@
+//! Numbers that the gateway reads from its parts at the moment of a scrape.
+
+use super::process::ProcessSample;
+
+/// Everything that isn't counted on the hot path.
+#[derive(Debug, Clone, Default)]
+pub struct Sampled {
+    /// `uring` or `epoll`.
+    pub runtime: &'static str,
+    /// Whether scans are taken.
+    pub ready: bool,
+    /// The journal.
+    pub journal: JournalSample,
+    /// The store behind it.
+    pub store: StoreSample,
+    /// Scans remembered for deduplication.
+    pub deduplicate_entries: u64,
+    /// The pool.
+    pub workers: WorkersSample,
+    /// Verified SG1 tokens held.
+    pub token_cache_entries: u64,
+    /// Verified device tokens held.
+    pub device_cache_entries: u64,
+    /// The process, from the operating system.
+    pub process: ProcessSample,
+}
+
+/// The journal at one moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct JournalSample {
+    /// Size of all segments.
+    pub bytes: u64,
+    /// Size at which scans are refused.
+    pub bytes_max: u64,
+    /// Segments on disk.
+    pub segments: u64,
+    /// An fsync failed.
+    pub poisoned: bool,
+    /// The disk or the journal is full.
+    pub full: bool,
+}
+
+/// The store at one moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StoreSample {
+    /// Durable check-ins that it doesn't have yet.
+    pub lag_records: u64,
+    /// Age of the oldest of them.
+    pub lag_ms: u64,
+    /// Rows it acknowledged since start.
+    pub rows_written: u64,
+    /// Writes tried again since start.
+    pub retries: u64,
+}
+
+/// The pool at one moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WorkersSample {
+    /// Jobs waiting.
+    pub queue_jobs: u64,
+    /// Jobs finished since start.
+    pub done: u64,
+    /// Jobs refused since start because the queue was full.
+    pub shed: u64,
+    /// Jobs dropped since start because their deadline had passed.
+    pub late: u64,
+    /// Jobs that panicked since start.
+    pub panicked: u64,
+}

@@ -1,0 +1,326 @@
+//! The API's description, OpenAPI 3.1, made from the types of its bodies.
+//!
+//! Every status that an operation can answer with is listed, so that a tester can take an unlisted one for
+//! a fault.
+
+mod types;
+
+use std::sync::LazyLock;
+
+use utoipa::openapi::path::{
+    HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem, PathsBuilder,
+};
+use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{Content, Header, Ref, RefOr, Required, Response, ResponseBuilder, ServerBuilder};
+use utoipa::{OpenApi, ToSchema};
+
+use crate::observe::health::Readiness;
+use crate::observe::metrics::CONTENT_TYPE as OPENMETRICS;
+use crate::observe::stats::Stats;
+
+pub use types::{
+    Alive, BatchLine, CheckinRequest, Draining, Duplicate, ExportedCheckin, LineResult, Original, Problem,
+    Recorded, Refused, Reloaded,
+};
+
+/// JSON.
+pub const JSON: &str = "application/json";
+/// One JSON document a line.
+pub const NDJSON: &str = "application/x-ndjson";
+/// A problem, RFC 9457.
+pub const PROBLEM: &str = "application/problem+json";
+/// Server-sent events.
+pub const EVENTS: &str = "text/event-stream";
+
+/// The document, as served at `/openapi.json` and printed by `scangate openapi`.
+pub fn document() -> &'static str {
+    static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
+        // Plain strings and numbers always serialize; an empty document would fail its test.
+        describe().to_pretty_json().unwrap_or_default()
+    });
+    &DOCUMENT
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "scangate",
+        description = "QR check-ins: read, verified, deduplicated and durable before they are answered."
+    ),
+    components(schemas(
+        Alive, BatchLine, CheckinRequest, Draining, Duplicate, ExportedCheckin, LineResult, Original, Problem,
+        Readiness, Recorded, Refused, Reloaded, Stats
+    )),
+    tags(
+        (name = "checkins", description = "For devices"),
+        (name = "health", description = "For load balancers"),
+        (name = "admin", description = "For operators, on the admin listener only: the public one answers 404")
+    )
+)]
+struct Types;
+
+/// The name of the security scheme.
+const DEVICE_TOKEN: &str = "device_token";
+
+fn describe() -> utoipa::openapi::OpenApi {
+    let mut document = Types::openapi();
+    if let Some(components) = &mut document.components {
+        let scheme = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .bearer_format("JWT")
+            .description(Some("EdDSA or ES256; iss = app, sub = device, place or person, exp"))
+            .build();
+        components.add_security_scheme(DEVICE_TOKEN, SecurityScheme::Http(scheme));
+    }
+    document.paths = PathsBuilder::new()
+        .path("/v1/checkins", item(HttpMethod::Post, checkins()))
+        .path(
+            "/healthz",
+            item(
+                HttpMethod::Get,
+                health("Whether the process lives", "alive").response("200", ok::<Alive>()),
+            ),
+        )
+        .path("/readyz", item(HttpMethod::Get, ready()))
+        .path("/openapi.json", item(HttpMethod::Get, openapi()))
+        .path("/metrics", admin(HttpMethod::Get, metrics()))
+        .path(
+            "/v1/stats",
+            admin(
+                HttpMethod::Get,
+                operator("Rates, outcomes, backlog, latency", "stats").response("200", ok::<Stats>()),
+            ),
+        )
+        .path("/v1/stats/stream", admin(HttpMethod::Get, stream()))
+        .path("/v1/drain", admin(HttpMethod::Post, drain()))
+        .path("/v1/reload", admin(HttpMethod::Post, reload()))
+        .path("/v1/export", admin(HttpMethod::Get, export()))
+        .build();
+    document
+}
+
+fn item(method: HttpMethod, operation: OperationBuilder) -> PathItem {
+    PathItem::new(method, operation)
+}
+
+fn admin(method: HttpMethod, operation: OperationBuilder) -> PathItem {
+    let mut item = PathItem::new(method, operation);
+    let server = ServerBuilder::new().url("http://127.0.0.1:9090").description(Some("The admin listener"));
+    item.servers = Some(vec![server.build()]);
+    item
+}
+
+fn checkins() -> OperationBuilder {
+    let body = RequestBodyBuilder::new()
+        .description(Some("One scan, or one a line; gzip or zstd with Content-Encoding"))
+        .content(JSON, content::<CheckinRequest>())
+        .content(NDJSON, lines("One CheckinRequest a line"))
+        .required(Some(Required::True))
+        .build();
+    let operation = OperationBuilder::new()
+        .tag("checkins")
+        .operation_id(Some("checkin"))
+        .summary(Some("Check in one scan or a batch"))
+        .description(Some(
+            "Answered when the check-in is durable. A batch is answered 200 with one BatchLine per input line, \
+             in order, once all of its records are durable; a bad line spoils only itself.",
+        ))
+        .request_body(Some(body))
+        .security(SecurityRequirement::new::<_, [&str; 0], &str>(DEVICE_TOKEN, []))
+        .response("201", described("Recorded and durable").content(JSON, content::<Recorded>()))
+        .response(
+            "200",
+            described("A duplicate, or a batch")
+                .content(JSON, content::<Duplicate>())
+                .content(NDJSON, lines("One BatchLine per input line")),
+        );
+    problems(operation, &[400, 401, 403, 405, 408, 411, 413, 415, 422, 429, 431, 503])
+}
+
+fn health(summary: &str, id: &str) -> OperationBuilder {
+    let operation = OperationBuilder::new().tag("health").operation_id(Some(id)).summary(Some(summary));
+    problems(operation, READ_PROBLEMS)
+}
+
+/// What any request can be answered that has no body to be wrong about.
+const READ_PROBLEMS: &[u16] = &[400, 405, 408, 413, 431];
+
+fn ready() -> OperationBuilder {
+    health("Whether to send scans here", "ready")
+        .response("200", ok::<Readiness>())
+        .response("503", described("Not now, with the reasons").content(JSON, content::<Readiness>()))
+}
+
+fn openapi() -> OperationBuilder {
+    let any_object: Schema = ObjectBuilder::new().schema_type(Type::Object).build().into();
+    health("This document", "openapi")
+        .response("200", described("This document").content(JSON, Content::new(Some(any_object))))
+}
+
+/// An operation of the admin listener.
+fn operator(summary: &str, id: &str) -> OperationBuilder {
+    let operation = OperationBuilder::new().tag("admin").operation_id(Some(id)).summary(Some(summary));
+    problems(problems(operation, READ_PROBLEMS), &[404])
+}
+
+fn metrics() -> OperationBuilder {
+    operator("Metrics as OpenMetrics", "metrics")
+        .response("200", described("OpenMetrics text").content(OPENMETRICS, lines("OpenMetrics text")))
+}
+
+fn stream() -> OperationBuilder {
+    operator("Statistics as they change", "stats_stream").response(
+        "200",
+        described("One Stats a second as an event").content(EVENTS, lines("Events whose data is Stats")),
+    )
+}
+
+fn drain() -> OperationBuilder {
+    operator("Stop taking scans and end", "drain")
+        .response("202", described("Draining").content(JSON, content::<Draining>()))
+}
+
+fn reload() -> OperationBuilder {
+    let operation = operator("Read keys, revocations, limits and certificate again", "reload");
+    problems(operation.response("200", ok::<Reloaded>()), &[422])
+}
+
+fn export() -> OperationBuilder {
+    let time = |name: &str, description: &str| {
+        ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Query)
+            .required(Required::True)
+            .description(Some(description))
+            .schema(Some(types::timestamp()))
+            .build()
+    };
+    let operation = operator("Check-ins by event time, under pseudonyms", "export")
+        .parameter(time("from", "First event time"))
+        .parameter(time("to", "First event time that is left out"))
+        .response(
+            "200",
+            described("One check-in a line").content(NDJSON, lines("One ExportedCheckin a line")),
+        );
+    problems(operation, &[503])
+}
+
+fn ok<T: ToSchema>() -> Response {
+    described("As asked").content(JSON, content::<T>()).build()
+}
+
+fn described(text: &str) -> ResponseBuilder {
+    ResponseBuilder::new().description(text)
+}
+
+fn content<T: ToSchema>() -> Content {
+    Content::new(Some(RefOr::<Schema>::Ref(Ref::from_schema_name(T::name()))))
+}
+
+/// Text that JSON Schema can't look into.
+fn lines(text: &str) -> Content {
+    let schema: Schema =
+        ObjectBuilder::new().schema_type(Type::String).description(Some(text)).build().into();
+    Content::new(Some(schema))
+}
+
+fn problems(operation: OperationBuilder, statuses: &[u16]) -> OperationBuilder {
+    statuses
+        .iter()
+        .fold(operation, |operation, status| operation.response(status.to_string(), problem(*status)))
+}
+
+fn problem(status: u16) -> Response {
+    let response = described(meaning(status)).content(PROBLEM, content::<Problem>());
+    match status {
+        401 => response.header("WWW-Authenticate", header(Type::String, "Bearer, and what is wrong")),
+        405 => response.header("Allow", header(Type::String, "The methods that this path has")),
+        429 | 503 => response.header("Retry-After", header(Type::Integer, "Seconds to wait")),
+        _ => response,
+    }
+    .build()
+}
+
+fn header(kind: Type, text: &str) -> Header {
+    let mut header = Header::new(ObjectBuilder::new().schema_type(kind).build());
+    header.description = Some(text.to_owned());
+    header
+}
+
+fn meaning(status: u16) -> &'static str {
+    match status {
+        400 => "The request can't be read; the field that is wrong is named",
+        401 => "No valid device token",
+        403 => "The device may not do this",
+        404 => "No such path on this listener",
+        405 => "The path has other methods",
+        408 => "The request took too long to arrive",
+        411 => "The body's length isn't told",
+        413 => "The body, a line or a payload is over its limit",
+        415 => "The body's type or encoding isn't taken",
+        422 => "Read, and refused for the reason in outcome",
+        429 => "The device is over its rate",
+        431 => "The headers are over their limit",
+        _ => "A bound was reached or the journal can't take records; nothing was recorded, send again",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn parsed() -> Value {
+        serde_json::from_str(document()).expect("JSON")
+    }
+
+    #[test]
+    fn every_reference_resolves() {
+        fn walk(value: &Value, root: &Value) {
+            match value {
+                Value::Object(fields) => {
+                    if let Some(Value::String(reference)) = fields.get("$ref") {
+                        let pointer = reference.strip_prefix('#').expect("local");
+                        assert!(root.pointer(pointer).is_some(), "{reference} is missing");
+                    }
+                    fields.values().for_each(|field| walk(field, root));
+                }
+                Value::Array(items) => items.iter().for_each(|item| walk(item, root)),
+                _ => {}
+            }
+        }
+        let root = parsed();
+        assert_eq!(root["openapi"], "3.1.0");
+        walk(&root, &root);
+    }
+
+    #[test]
+    fn every_refusal_is_a_problem_and_says_when_to_come_back() {
+        let root = parsed();
+        for (path, item) in root["paths"].as_object().expect("paths") {
+            for operation in ["get", "post"].iter().filter_map(|method| item.get(method)) {
+                assert!(operation["operationId"].is_string(), "{path}");
+                for (status, response) in operation["responses"].as_object().expect("responses") {
+                    let refusal = status.as_str() >= "400" && path != "/readyz";
+                    assert!(!refusal || response["content"][PROBLEM].is_object(), "{path} {status}");
+                    let later = refusal && matches!(status.as_str(), "429" | "503");
+                    assert!(!later || response["headers"]["Retry-After"].is_object(), "{path} {status}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_documented_examples_are_of_their_types() {
+        let line = r#"{"line":1,"status":200,"outcome":"duplicate","original":{"checkin":"c","at":"t"},"id":"i","direction":"in","subject":"person","trust":"proven","at":"t"}"#;
+        let parsed: BatchLine = serde_json::from_str(line).expect("a line");
+        assert!(matches!(parsed.result, LineResult::Duplicate(_)));
+        assert_eq!(serde_json::to_string(&parsed).expect("JSON"), line);
+        let refused: BatchLine =
+            serde_json::from_str(r#"{"line":2,"status":422,"outcome":"expired","detail":"x"}"#)
+                .expect("a line");
+        assert!(matches!(refused.result, LineResult::Refused(_)));
+    }
+}

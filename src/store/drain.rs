@@ -1,0 +1,527 @@
+//! Brings what the journal holds into the store, behind the answers to the clients.
+//!
+//! One thread reads durable records in order, writes them, makes them durable there, moves the
+//! watermark, and only then releases the journal. Whatever fails is tried again from the last thing
+//! known to be done, so a record may be written twice and never not at all; writing twice leaves one
+//! row. A start is nothing special: it resumes at the watermark, as every batch does.
+//!
+//! No record is skipped: while the database is away or refuses a batch, the drain stays where it is,
+//! backs off, counts, and the journal grows to its own bound, where clients are told to come later.
+
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::scan::Checkin;
+
+use super::watermark::{self, WatermarkError};
+use super::{FailureKind, Store};
+
+/// Where the drain reads: the journal, or a test's list.
+pub trait Source: Send + 'static {
+    /// A place between two records.
+    type Position: Copy + Ord + fmt::Debug + Send + Serialize + DeserializeOwned + 'static;
+    /// Why reading failed.
+    type Error: std::error::Error + Send + 'static;
+
+    /// Moves to `to`, or before the oldest record still there, and says where that is.
+    fn seek(&mut self, to: Option<Self::Position>) -> Result<Self::Position, Self::Error>;
+
+    /// Appends up to `records_max` durable records and returns the position after the last: the
+    /// unchanged one if there is nothing new. After an error the drain seeks before it reads again.
+    fn read(&mut self, into: &mut Vec<Checkin>, records_max: usize) -> Result<Self::Position, Self::Error>;
+
+    /// Blocks until there is a durable record beyond `position`, or for `limit`; says which.
+    fn wait(&self, position: Self::Position, limit: Duration) -> bool;
+
+    /// Everything before `position` is durable in the store and may be deleted.
+    fn release(&self, position: Self::Position);
+
+    /// How much durable data lies beyond `position`, for the metrics.
+    fn backlog(&self, position: Self::Position) -> Backlog;
+}
+
+/// What the store still has to catch up with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Records.
+    pub records: u64,
+    /// Bytes of journal.
+    pub bytes: u64,
+}
+
+/// Settings of the drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainSettings {
+    /// Records read and written at a time.
+    pub batch_records_max: usize,
+    /// How long a batch well short of that is left to grow first. Costs lag nobody waits for, and
+    /// saves requests: larger batches share more partitions.
+    pub linger_ms: u64,
+    /// How long written records may wait for the next sync and watermark.
+    pub sync_every_ms: u64,
+    /// How many may.
+    pub sync_records_max: u64,
+    /// How long to wait for new records before looking whether to stop.
+    pub idle_wait_ms: u64,
+    /// The first pause after a failure; it doubles with each further one.
+    pub backoff_min_ms: u64,
+    /// The longest.
+    pub backoff_max_ms: u64,
+}
+
+impl Default for DrainSettings {
+    fn default() -> Self {
+        Self {
+            batch_records_max: 2_000,
+            linger_ms: 20,
+            sync_every_ms: 1_000,
+            sync_records_max: 100_000,
+            idle_wait_ms: 100,
+            backoff_min_ms: 50,
+            backoff_max_ms: 5_000,
+        }
+    }
+}
+
+/// Counters of a drain, readable at any time.
+#[derive(Debug, Default)]
+pub struct DrainStats {
+    written: AtomicU64,
+    batches: AtomicU64,
+    batch_us: AtomicU64,
+    retries: AtomicU64,
+    syncs: AtomicU64,
+    lag_records: AtomicU64,
+    lag_bytes: AtomicU64,
+    last_failure: AtomicU8,
+    failing: AtomicBool,
+}
+
+impl DrainStats {
+    /// Records the store has acknowledged.
+    pub fn written_total(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Batches the store has acknowledged.
+    pub fn batches_total(&self) -> u64 {
+        self.batches.load(Ordering::Relaxed)
+    }
+
+    /// Time spent writing acknowledged batches.
+    pub fn batch_time_total(&self) -> Duration {
+        Duration::from_micros(self.batch_us.load(Ordering::Relaxed))
+    }
+
+    /// Attempts that failed and were made again.
+    pub fn retries_total(&self) -> u64 {
+        self.retries.load(Ordering::Relaxed)
+    }
+
+    /// Watermarks written.
+    pub fn syncs_total(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
+    }
+
+    /// What lay beyond the drain when it last looked.
+    pub fn lag(&self) -> Backlog {
+        Backlog {
+            records: self.lag_records.load(Ordering::Relaxed),
+            bytes: self.lag_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The last failure's kind, if there ever was one.
+    pub fn last_failure(&self) -> Option<FailureKind> {
+        FailureKind::from_code(self.last_failure.load(Ordering::Relaxed))
+    }
+
+    /// Whether the latest attempt failed.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    fn failed(&self, kind: FailureKind) {
+        self.last_failure.store(kind as u8, Ordering::Relaxed);
+        self.retries.fetch_add(1, Ordering::Relaxed);
+        self.failing.store(true, Ordering::Relaxed);
+    }
+
+    fn looked(&self, backlog: Backlog) {
+        self.lag_records.store(backlog.records, Ordering::Relaxed);
+        self.lag_bytes.store(backlog.bytes, Ordering::Relaxed);
+    }
+}
+
+/// The drain could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DrainError {
+    /// The watermark's file can't be read.
+    #[error("can't start the drain")]
+    Watermark(#[from] WatermarkError),
+    /// No thread or runtime.
+    #[error("can't start the drain's thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// How a drain ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrainEnd {
+    /// Everything durable in the journal is durable in the store, and the watermark says so.
+    Drained,
+    /// The deadline came first, or the watermark can't be written; the next start carries on.
+    Behind,
+    /// The thread panicked; the next start carries on.
+    Panicked,
+}
+
+/// Starts drains.
+#[derive(Debug)]
+pub struct Drain;
+
+impl Drain {
+    /// Resumes at the watermark, on a thread of its own.
+    pub fn start<S: Source>(
+        mut source: S,
+        store: Arc<Store>,
+        settings: DrainSettings,
+        watermark: PathBuf,
+    ) -> Result<DrainHandle, DrainError> {
+        let resume = watermark::load::<S::Position>(&watermark)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(DrainError::Thread)?;
+        let stats = Arc::new(DrainStats::default());
+        let (stop, stopped) = watch::channel(None);
+        let worker_stats = Arc::clone(&stats);
+        let run = move || {
+            let stop = Stop(stopped);
+            let mut worker = Worker { store, settings, watermark, stats: worker_stats, stop, runtime };
+            worker.run(&mut source, resume)
+        };
+        let thread = thread::Builder::new()
+            .name("scangate-drain".to_owned())
+            .spawn(run)
+            .map_err(DrainError::Thread)?;
+        Ok(DrainHandle { stats, stop, thread: Some(thread) })
+    }
+}
+
+/// A running drain. Dropping it stops it at once, which loses nothing.
+#[derive(Debug)]
+pub struct DrainHandle {
+    stats: Arc<DrainStats>,
+    stop: watch::Sender<Option<Instant>>,
+    thread: Option<JoinHandle<DrainEnd>>,
+}
+
+impl DrainHandle {
+    /// The counters.
+    pub fn stats(&self) -> &Arc<DrainStats> {
+        &self.stats
+    }
+
+    /// Whether the thread still runs. It ends by itself only by a panic.
+    pub fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Brings over everything durable, as far as that can be done within `limit`, and stops. Call it
+    /// when nothing more is written to the journal.
+    pub fn stop(mut self, limit: Duration) -> DrainEnd {
+        self.join(limit)
+    }
+
+    fn join(&mut self, limit: Duration) -> DrainEnd {
+        self.stop.send_replace(Some(Instant::now() + limit));
+        self.thread.take().map_or(DrainEnd::Behind, |thread| thread.join().unwrap_or(DrainEnd::Panicked))
+    }
+}
+
+impl Drop for DrainHandle {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.join(Duration::ZERO);
+        }
+    }
+}
+
+/// When to stop: at the deadline, once there is one.
+struct Stop(watch::Receiver<Option<Instant>>);
+
+impl Stop {
+    fn requested(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    fn is_due(&self) -> bool {
+        self.0.borrow().is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Resolves at the deadline. A dropped handle is a deadline too.
+    async fn due(&mut self) {
+        let deadline = match self.0.wait_for(Option::is_some).await {
+            Ok(deadline) => *deadline,
+            Err(_) => return,
+        };
+        if let Some(deadline) = deadline {
+            tokio::time::sleep_until(deadline.into()).await;
+        }
+    }
+}
+
+/// The deadline came.
+struct OutOfTime;
+
+struct Worker {
+    store: Arc<Store>,
+    settings: DrainSettings,
+    watermark: PathBuf,
+    stats: Arc<DrainStats>,
+    stop: Stop,
+    runtime: Runtime,
+}
+
+/// What is written but not yet under the watermark.
+struct Unsynced {
+    records: u64,
+    since: Instant,
+}
+
+impl Worker {
+    fn run<S: Source>(&mut self, source: &mut S, resume: Option<S::Position>) -> DrainEnd {
+        tracing::info!(position = ?resume, "drain starts");
+        match self.drain(source, resume) {
+            Ok(()) => DrainEnd::Drained,
+            Err(OutOfTime) => DrainEnd::Behind,
+        }
+    }
+
+    fn drain<S: Source>(&mut self, source: &mut S, resume: Option<S::Position>) -> Result<(), OutOfTime> {
+        let mut position = self.seek(source, resume)?;
+        let mut batch = Vec::with_capacity(self.settings.batch_records_max);
+        let mut unsynced: Option<Unsynced> = None;
+        loop {
+            let next = self.read(source, position, &mut batch)?;
+            self.write(source, position, &batch)?;
+            if next != position {
+                let pending = unsynced.get_or_insert(Unsynced { records: 0, since: Instant::now() });
+                pending.records += batch.len() as u64;
+                position = next;
+            }
+            self.stats.looked(source.backlog(position));
+            let caught_up = batch.is_empty();
+            let finishing = caught_up && self.stop.requested();
+            if unsynced.as_ref().is_some_and(|pending| finishing || self.is_due(pending)) {
+                self.checkpoint(source, position)?;
+                unsynced = None;
+            }
+            if finishing {
+                return Ok(());
+            }
+            if caught_up {
+                source.wait(position, self.idle(unsynced.as_ref()));
+            } else if batch.len() < self.settings.batch_records_max / 2 && !self.stop.requested() {
+                thread::sleep(Duration::from_millis(self.settings.linger_ms));
+            }
+        }
+    }
+
+    fn seek<S: Source>(&mut self, source: &mut S, to: Option<S::Position>) -> Result<S::Position, OutOfTime> {
+        let mut backoff = self.backoff();
+        loop {
+            match source.seek(to) {
+                Ok(position) => return Ok(position),
+                Err(error) => self.source_failed(&error, &mut backoff)?,
+            }
+        }
+    }
+
+    fn read<S: Source>(
+        &mut self,
+        source: &mut S,
+        position: S::Position,
+        batch: &mut Vec<Checkin>,
+    ) -> Result<S::Position, OutOfTime> {
+        let mut backoff = self.backoff();
+        loop {
+            batch.clear();
+            match source.read(batch, self.settings.batch_records_max) {
+                Ok(next) => return Ok(next),
+                Err(error) => self.source_failed(&error, &mut backoff)?,
+            }
+            self.seek(source, Some(position))?;
+        }
+    }
+
+    /// Until the store has acknowledged the batch.
+    fn write<S: Source>(
+        &mut self,
+        source: &S,
+        position: S::Position,
+        batch: &[Checkin],
+    ) -> Result<(), OutOfTime> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut backoff = self.backoff();
+        loop {
+            let started = Instant::now();
+            let done = self.runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    done = self.store.write(batch) => Some(done),
+                    () = self.stop.due() => None,
+                }
+            });
+            match done {
+                None => return Err(OutOfTime),
+                Some(Ok(())) => {
+                    let took_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    self.stats.written.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                    self.stats.batches.fetch_add(1, Ordering::Relaxed);
+                    self.stats.batch_us.fetch_add(took_us, Ordering::Relaxed);
+                    if self.stats.failing.swap(false, Ordering::Relaxed) {
+                        tracing::info!("store accepts writes again");
+                    }
+                    return Ok(());
+                }
+                Some(Err(error)) => {
+                    self.stats.looked(source.backlog(position));
+                    self.failed(error.kind(), &error, &mut backoff)?;
+                }
+            }
+        }
+    }
+
+    /// Store durable, then watermark durable, then the journal may forget.
+    fn checkpoint<S: Source>(&mut self, source: &S, position: S::Position) -> Result<(), OutOfTime> {
+        let mut backoff = self.backoff();
+        loop {
+            match self.runtime.block_on(self.store.sync()) {
+                Ok(()) => break,
+                Err(error) => self.failed(error.kind(), &error, &mut backoff)?,
+            }
+        }
+        loop {
+            match watermark::save(&self.watermark, position) {
+                Ok(()) => break,
+                Err(error) => self.failed(FailureKind::Watermark, &error, &mut backoff)?,
+            }
+        }
+        self.stats.failing.store(false, Ordering::Relaxed);
+        self.stats.syncs.fetch_add(1, Ordering::Relaxed);
+        source.release(position);
+        Ok(())
+    }
+
+    fn is_due(&self, pending: &Unsynced) -> bool {
+        pending.records >= self.settings.sync_records_max
+            || pending.since.elapsed() >= Duration::from_millis(self.settings.sync_every_ms)
+    }
+
+    /// As long as nothing else has to be done.
+    fn idle(&self, unsynced: Option<&Unsynced>) -> Duration {
+        let idle = Duration::from_millis(self.settings.idle_wait_ms);
+        let sync_every = Duration::from_millis(self.settings.sync_every_ms);
+        unsynced.map_or(idle, |pending| idle.min(sync_every.saturating_sub(pending.since.elapsed())))
+    }
+
+    fn backoff(&self) -> Backoff {
+        let (min, max) = (self.settings.backoff_min_ms, self.settings.backoff_max_ms);
+        Backoff { next_ms: min, max_ms: max.max(min) }
+    }
+
+    fn source_failed(
+        &mut self,
+        error: &(dyn std::error::Error + 'static),
+        backoff: &mut Backoff,
+    ) -> Result<(), OutOfTime> {
+        self.failed(FailureKind::Source, error, backoff)
+    }
+
+    /// Counts, logs and pauses; the pause ends early when the time is up.
+    fn failed(
+        &mut self,
+        kind: FailureKind,
+        error: &(dyn std::error::Error + 'static),
+        backoff: &mut Backoff,
+    ) -> Result<(), OutOfTime> {
+        self.stats.failed(kind);
+        let pause = backoff.pause();
+        tracing::warn!(
+            kind = kind.name(),
+            error = %Chain(error),
+            pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+            "drain failed and tries again"
+        );
+        self.runtime.block_on(async {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => (),
+                () = self.stop.due() => (),
+            }
+        });
+        if self.stop.is_due() { Err(OutOfTime) } else { Ok(()) }
+    }
+}
+
+/// Doubling pauses, each between half and all of its length, so that gateways which failed together
+/// don't come back together.
+struct Backoff {
+    next_ms: u64,
+    max_ms: u64,
+}
+
+impl Backoff {
+    fn pause(&mut self) -> Duration {
+        let whole = self.next_ms;
+        self.next_ms = (whole * 2).min(self.max_ms);
+        // Every RandomState is keyed anew, which is all the chance that is needed here.
+        let chance = RandomState::new().build_hasher().finish();
+        let half = whole / 2;
+        Duration::from_millis(half + chance % (whole - half + 1))
+    }
+}
+
+/// An error with its causes on one line.
+struct Chain<'a>(&'a (dyn std::error::Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_to_its_limit_and_jitters_within_half() {
+        let mut backoff = Backoff { next_ms: 50, max_ms: 300 };
+        for whole in [50, 100, 200, 300, 300] {
+            let pause = backoff.pause();
+            let bounds = Duration::from_millis(whole / 2)..=Duration::from_millis(whole);
+            assert!(bounds.contains(&pause), "{pause:?} of {whole} ms");
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! SG1, scangate's own signed token: `SG1:` + base45 of a COSE_Sign1 (RFC 9052), deterministically encoded.
+//!
+//! ```text
+//! [ h'{1: -8, 4: kid}', {}, h'claims', signature ]       kid of 4 to 8 bytes, 64 bytes of Ed25519
+//! claims = {1: iss, 4: exp, 6: iat, 7: cti, -65537: {"t": kind, "e": epoch}}
+//! ```
+//!
+//! - Every byte is either signed or fixed, so a token has exactly one text.
+//! - The signature is checked before any claim is looked at.
+//! - `exp` is exact; `iat` may lie up to [`SKEW_S`] ahead, for an issuer whose clock runs fast.
+//!
+//! The envelope is read with [`super::cbor`] and not through a general COSE type: that would allocate a
+//! dozen times and cost a tenth of the signature check, on the path that bounds how many never-seen
+//! tokens a core can take. The tests hold it against the `coset` crate.
+
+use crate::payload::{SG1_BYTES_MAX, SG1_PREFIX};
+use crate::scan::{Outcome, Refusal, UnixMillis};
+
+use super::cbor::Reader;
+use super::keys::{Keys, Kid, Sg1Key};
+
+/// How far an issuer's clock may run ahead, in seconds.
+pub const SKEW_S: i64 = 300;
+
+/// COSE's number for EdDSA.
+const ALG_EDDSA: i64 = -8;
+
+/// The claim that carries kind and epoch.
+pub(crate) const PRIVATE_CLAIM: i64 = -65_537;
+
+const ISSUER_BYTES_MAX: usize = 64;
+
+/// What comes before the protected header in the bytes that are signed: an array of four, `Signature1`.
+const SIGNED_HEAD: [u8; 12] = *b"\x84\x6aSignature1";
+
+/// The bytes of a token that its text can hold at most.
+const TOKEN_BYTES_MAX: usize = (SG1_BYTES_MAX - SG1_PREFIX.len()) * 2 / 3;
+
+/// Room for what is signed: the token's own bytes and less than a signature's worth around them.
+const SIGNED_BYTES_MAX: usize = TOKEN_BYTES_MAX + 64;
+
+/// What a token stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenKind {
+    /// A person.
+    Person,
+    /// A place.
+    Place,
+    /// A device.
+    Device,
+}
+
+impl TokenKind {
+    /// The number in the claim `t`.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Person => 0,
+            Self::Place => 1,
+            Self::Device => 2,
+        }
+    }
+
+    /// The name in a key file's `types`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Person => "person",
+            Self::Place => "place",
+            Self::Device => "device",
+        }
+    }
+
+    /// The kind with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Person, Self::Place, Self::Device].into_iter().find(|kind| kind.name() == name)
+    }
+
+    fn from_code(code: i64) -> Option<Self> {
+        [Self::Person, Self::Place, Self::Device].into_iter().find(|kind| i64::from(kind.code()) == code)
+    }
+}
+
+/// A token whose signature held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verified {
+    /// What it stands for.
+    pub kind: TokenKind,
+    /// The reference that it carries.
+    pub cti: [u8; 16],
+    /// The key that signed it.
+    pub kid: Kid,
+    /// When it was issued, in seconds since 1970.
+    pub issued_at_s: i64,
+    /// When it ends, in seconds since 1970.
+    pub expires_at_s: i64,
+}
+
+/// Verifies a token, prefix included.
+///
+/// # Errors
+/// It can't be read, its key is unknown or revoked, its signature doesn't hold, or it isn't valid now.
+pub fn sg1(text: &str, now: UnixMillis, keys: &Keys) -> Result<Verified, Refusal> {
+    let bytes = decode(text)?;
+    let envelope = envelope(&bytes).ok_or(UNREADABLE)?;
+    let kid = protected(envelope.protected)?;
+    let key = keys.sg1_key(kid).ok_or(UNKNOWN_KEY)?;
+    if key.revoked {
+        return Err(REVOKED_KEY);
+    }
+    if !signature_holds(&envelope, key) {
+        return Err(Refusal::new(Outcome::BadSignature, "the SG1 token's signature does not verify"));
+    }
+    let claims = claims(envelope.payload).ok_or(CLAIMS)?;
+    if claims.issuer != key.issuer
+        || claims.epoch != i64::from(key.epoch)
+        || !key.kinds.contains(&claims.kind)
+    {
+        return Err(Refusal::new(
+            Outcome::UnknownKey,
+            "the SG1 token's issuer, epoch or type is not one its key may sign for",
+        ));
+    }
+    let verified = Verified {
+        kind: claims.kind,
+        cti: claims.cti,
+        kid,
+        issued_at_s: claims.issued_at_s,
+        expires_at_s: claims.expires_at_s,
+    };
+    check_now(&verified, now, keys)?;
+    Ok(verified)
+}
+
+/// Whether a token that was verified before is still good: its key, its dates and the revocations.
+///
+/// # Errors
+/// Its key is gone or revoked, it has expired, or its cti has been revoked.
+pub fn still_valid(verified: &Verified, now: UnixMillis, keys: &Keys) -> Result<(), Refusal> {
+    let key = keys.sg1_key(verified.kid).ok_or(UNKNOWN_KEY)?;
+    if key.revoked {
+        return Err(REVOKED_KEY);
+    }
+    check_now(verified, now, keys)
+}
+
+fn check_now(verified: &Verified, now: UnixMillis, keys: &Keys) -> Result<(), Refusal> {
+    let now_s = now.seconds();
+    if verified.issued_at_s > now_s.saturating_add(SKEW_S) {
+        return Err(Refusal::new(Outcome::NotYetValid, "the SG1 token was issued in the future"));
+    }
+    if now_s >= verified.expires_at_s {
+        return Err(Refusal::new(Outcome::Expired, "the SG1 token has expired"));
+    }
+    if keys.is_cti_revoked(&verified.cti, verified.issued_at_s) {
+        return Err(Refusal::new(Outcome::Revoked, "the SG1 token has been revoked"));
+    }
+    Ok(())
+}
+
+const UNREADABLE: Refusal =
+    Refusal::new(Outcome::Unrecognized, "an SG1 token must be base45 of a COSE_Sign1");
+const CLAIMS: Refusal = Refusal::new(
+    Outcome::Unrecognized,
+    "the SG1 token's claims must be iss, exp, iat, cti and one private claim",
+);
+const UNKNOWN_KEY: Refusal = Refusal::new(Outcome::UnknownKey, "no key is known under the SG1 token's kid");
+const REVOKED_KEY: Refusal = Refusal::new(Outcome::Revoked, "the SG1 token's key has been revoked");
+
+/// Base45 with its last group checked: two characters may stand for one byte only, which the crate's
+/// decoder would otherwise wrap.
+fn decode(text: &str) -> Result<Vec<u8>, Refusal> {
+    let body = text.strip_prefix(SG1_PREFIX).ok_or(UNREADABLE)?;
+    if text.len() > SG1_BYTES_MAX {
+        return Err(UNREADABLE);
+    }
+    let bytes = base45::decode(body).map_err(|_| UNREADABLE)?;
+    if body.len() % 3 == 2 {
+        let tail = body.as_bytes().last_chunk::<2>().copied().unwrap_or_default();
+        let last = bytes.last().copied().unwrap_or_default();
+        if base45::encode([last]).as_bytes() != tail {
+            return Err(UNREADABLE);
+        }
+    }
+    Ok(bytes)
+}
+
+struct Envelope<'a> {
+    protected: &'a [u8],
+    payload: &'a [u8],
+    signature: &'a [u8],
+}
+
+fn envelope(bytes: &[u8]) -> Option<Envelope<'_>> {
+    let mut reader = Reader::new(bytes);
+    if reader.array()? != 4 {
+        return None;
+    }
+    let protected = reader.bytes()?;
+    // Nothing may hide in the header that no signature covers.
+    if reader.map()? != 0 {
+        return None;
+    }
+    let payload = reader.bytes()?;
+    let signature = reader.bytes()?;
+    reader.end()?;
+    (signature.len() == 64).then_some(Envelope { protected, payload, signature })
+}
+
+/// The protected header: exactly the algorithm and the key id.
+fn protected(header: &[u8]) -> Result<Kid, Refusal> {
+    let mut reader = Reader::new(header);
+    let read = |reader: &mut Reader<'_>| {
+        let (mut algorithm, mut kid) = (None, None);
+        if reader.map()? != 2 {
+            return None;
+        }
+        for _ in 0..2 {
+            match reader.integer()? {
+                1 if algorithm.is_none() => algorithm = Some(reader.integer()?),
+                4 if kid.is_none() => kid = Some(Kid::new(reader.bytes()?)?),
+                _ => return None,
+            }
+        }
+        reader.end()?;
+        Some((algorithm?, kid?))
+    };
+    match read(&mut reader) {
+        Some((ALG_EDDSA, kid)) => Ok(kid),
+        Some(_) => Err(Refusal::new(Outcome::BadSignature, "an SG1 token must be signed with EdDSA")),
+        None => Err(UNREADABLE),
+    }
+}
+
+/// Rebuilds the signed bytes, `["Signature1", protected, h'', payload]`, on the stack and checks them.
+fn signature_holds(envelope: &Envelope<'_>, key: &Sg1Key) -> bool {
+    let mut signed = Signed { bytes: [0; SIGNED_BYTES_MAX], length: 0 };
+    let whole = signed
+        .push(&SIGNED_HEAD)
+        .and_then(|()| signed.push_bytes(envelope.protected))
+        .and_then(|()| signed.push_bytes(&[]))
+        .and_then(|()| signed.push_bytes(envelope.payload))
+        .and_then(|()| signed.bytes.get(..signed.length));
+    whole.is_some_and(|message| key.public.verify_sig(message, envelope.signature).is_ok())
+}
+
+struct Signed {
+    bytes: [u8; SIGNED_BYTES_MAX],
+    length: usize,
+}
+
+impl Signed {
+    fn push(&mut self, part: &[u8]) -> Option<()> {
+        let end = self.length.checked_add(part.len())?;
+        self.bytes.get_mut(self.length..end)?.copy_from_slice(part);
+        self.length = end;
+        Some(())
+    }
+
+    /// A CBOR byte string with the shortest head.
+    fn push_bytes(&mut self, part: &[u8]) -> Option<()> {
+        match u16::try_from(part.len()).ok()?.to_be_bytes() {
+            [0, small @ 0..=23] => self.push(&[0x40 | small])?,
+            [0, byte] => self.push(&[0x58, byte])?,
+            [high, low] => self.push(&[0x59, high, low])?,
+        }
+        self.push(part)
+    }
+}
+
+struct Claims<'a> {
+    issuer: &'a str,
+    expires_at_s: i64,
+    issued_at_s: i64,
+    cti: [u8; 16],
+    kind: TokenKind,
+    epoch: i64,
+}
+
+/// Exactly the five claims, in any order.
+fn claims(payload: &[u8]) -> Option<Claims<'_>> {
+    let mut reader = Reader::new(payload);
+    if reader.map()? != 5 {
+        return None;
+    }
+    let (mut issuer, mut expires, mut issued, mut cti, mut private) = (None, None, None, None, None);
+    for _ in 0..5 {
+        match reader.integer()? {
+            1 if issuer.is_none() => issuer = Some(reader.text()?),
+            4 if expires.is_none() => expires = Some(reader.integer()?),
+            6 if issued.is_none() => issued = Some(reader.integer()?),
+            7 if cti.is_none() => cti = Some(<[u8; 16]>::try_from(reader.bytes()?).ok()?),
+            PRIVATE_CLAIM if private.is_none() => private = Some(private_claim(&mut reader)?),
+            _ => return None,
+        }
+    }
+    reader.end()?;
+    let (kind, epoch) = private?;
+    let claims =
+        Claims { issuer: issuer?, expires_at_s: expires?, issued_at_s: issued?, cti: cti?, kind, epoch };
+    (claims.issuer.len() <= ISSUER_BYTES_MAX && claims.issued_at_s >= 0).then_some(claims)
+}
+
+fn private_claim(reader: &mut Reader<'_>) -> Option<(TokenKind, i64)> {
+    if reader.map()? != 2 {
+        return None;
+    }
+    let (mut kind, mut epoch) = (None, None);
+    for _ in 0..2 {
+        match reader.text()? {
+            "t" if kind.is_none() => kind = Some(TokenKind::from_code(reader.integer()?)?),
+            "e" if epoch.is_none() => epoch = Some(reader.integer()?),
+            _ => return None,
+        }
+    }
+    Some((kind?, epoch?))
+}
