@@ -21,8 +21,6 @@ const START_S_MAX: u64 = 120;
 pub struct Server {
     /// The public listener.
     pub listen: SocketAddr,
-    /// The admin listener, for scangate.
-    pub admin: Option<SocketAddr>,
     child: Child,
     log: PathBuf,
 }
@@ -38,9 +36,8 @@ impl Server {
         self.child.id()
     }
 
-    /// SIGKILL, reaped.
-    pub fn kill(mut self) -> Result<()> {
-        self.child.kill()?;
+    /// Reaps it after a signal that ends it.
+    pub fn reap(&mut self) -> Result<()> {
         self.child.wait()?;
         Ok(())
     }
@@ -65,13 +62,14 @@ impl Server {
         lines.get(lines.len().saturating_sub(8)..).unwrap_or_default().join("\n")
     }
 
-    fn wait_for(&mut self, path: &str) -> Result<()> {
+    /// Ready when a GET of `path` answers 2xx.
+    fn wait_for(&mut self, at: SocketAddr, path: &str) -> Result<()> {
         let started = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
                 bail!("exited with {status} while starting: {}", self.log_tail());
             }
-            if get(self.listen, path).is_ok_and(|(status, _)| (200..300).contains(&status)) {
+            if get(at, path).is_ok_and(|(status, _)| (200..300).contains(&status)) {
                 return Ok(());
             }
             ensure!(started.elapsed() < Duration::from_secs(START_S_MAX), "not ready: {}", self.log_tail());
@@ -101,6 +99,7 @@ pub struct Site {
     pub admin: SocketAddr,
     settings: Vec<(String, String)>,
     core: Option<usize>,
+    tls: bool,
 }
 
 impl Site {
@@ -110,7 +109,7 @@ impl Site {
         let data = root.path().join("data");
         let (listen, admin) = free_ports()?;
         let binary = binary.canonicalize().with_context(|| format!("no binary at {}", binary.display()))?;
-        let site = Self { root: Arc::new(root), binary, data, listen, admin, settings: Vec::new(), core: None };
+        let site = Self { root: Arc::new(root), binary, data, listen, admin, settings: Vec::new(), core: None, tls: false };
         Ok(site.set("limits.device_scans_per_s", "0"))
     }
 
@@ -127,6 +126,13 @@ impl Site {
     #[must_use]
     pub fn pinned(mut self, core: usize) -> Self {
         self.core = Some(core);
+        self
+    }
+
+    /// The public listener speaks TLS.
+    #[must_use]
+    pub fn over_tls(mut self) -> Self {
+        self.tls = true;
         self
     }
 
@@ -152,8 +158,10 @@ impl Site {
         command.args(["--listen", &self.listen.to_string(), "--admin", &self.admin.to_string()]);
         command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         let child = spawn_on(self.core, &mut command)?;
-        let mut server = Server { listen: self.listen, admin: Some(self.admin), child, log };
-        server.wait_for("/readyz").context("scangate")?;
+        let mut server = Server { listen: self.listen, child, log };
+        // Over TLS, metrics on the admin listener stand in: that one opens together with the public one.
+        let (at, path) = if self.tls { (self.admin, "/metrics") } else { (self.listen, "/readyz") };
+        server.wait_for(at, path).context("scangate")?;
         Ok(server)
     }
 
@@ -202,8 +210,8 @@ impl Nginx {
         command.arg("-c").arg(&config).arg("-p").arg(root.path()).stdin(Stdio::null());
         command.stdout(out.try_clone()?).stderr(out);
         let child = spawn_on(core, &mut command)?;
-        let mut server = Server { listen, admin: None, child, log };
-        server.wait_for("/").context("nginx")?;
+        let mut server = Server { listen, child, log };
+        server.wait_for(listen, "/").context("nginx")?;
         Ok(Self { server, _root: root })
     }
 }
