@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::deduplicate::Original;
 use crate::journal::Durable;
+use crate::observe::health::Readiness;
 use crate::request::Malformed;
 use crate::scan::{Checkin, Outcome, Refusal, Scan};
 
@@ -23,6 +24,8 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 pub const NDJSON: &str = "application/x-ndjson";
 /// `Content-Type` of everything else that is JSON.
 pub const JSON: &str = "application/json";
+/// `Content-Type` of server-sent events.
+pub const EVENTS: &str = "text/event-stream";
 
 /// How one scan ended, with all that its answer says.
 #[derive(Debug)]
@@ -263,10 +266,14 @@ pub fn ok(content_type: &'static str, body: impl Into<Bytes>) -> Response<Bytes>
     with_body(StatusCode::OK, content_type, body.into())
 }
 
-/// A probe that fails: 503 with the reason.
-pub fn not_ready(reason: &str) -> Response<Bytes> {
-    let problem = Problem::new(Outcome::Unavailable, reason.to_owned()).retry_after(1);
-    self::problem(&problem)
+/// Whether scans should be sent here: 200 or 503.
+pub fn readiness(readiness: &Readiness) -> Response<Bytes> {
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut response = with_body(status, JSON, json!(readiness).to_string().into());
+    if !readiness.ready {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
 }
 
 /// An order that was taken and is under way: 202.

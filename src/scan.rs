@@ -197,6 +197,7 @@ named!(
 
 impl Direction {
     /// Entry becomes exit and exit becomes entry.
+    #[must_use]
     pub const fn toggled(self) -> Self {
         match self {
             Self::In => Self::Out,

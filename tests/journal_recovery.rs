@@ -253,7 +253,7 @@ fn a_file_of_version_1_reads_and_is_written_as_ever() {
     journal.committed_blocking(ticket).unwrap();
     let written = std::fs::read(segment(dir.path(), 1)).unwrap();
     let end = usize::try_from(verify(dir.path()).unwrap().segments[0].end).unwrap();
-    let hex: String = written[..end].iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = written[..end].iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     assert_eq!(hex, VERSION_1);
 }
 

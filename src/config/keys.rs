@@ -228,7 +228,10 @@ sections! {
         auto_reset_s: u64 = 57_600, Rule::Within(60, 7 * DAY_S);
         /// How long client ids and windows are remembered, by event time. Not less than
         /// limits.clock_skew_past_s, or a late resend would be recorded twice: its two days and an hour.
-        remember_s: u64 = 176_400, Rule::Within(60, 31 * DAY_S);
+        remember_s: u64 = 176_400, Rule::Within(60, 5 * DAY_S);
+        /// Live entries, about 39 bytes each and two a check-in; past it scans are refused with 503. 200 M
+        /// are the check-ins of two days at 2,000 a second in some 8 GB; set it to what memory allows.
+        entries_max: u64 = 200_000_000, Rule::Within(1_000, 100_000_000_000);
     }
 
     /// The append-only log that a check-in is safe in once it is answered.

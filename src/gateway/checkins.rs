@@ -203,7 +203,7 @@ async fn read(core: &Core, kind: Endpoint, headers: &HeaderMap, body: Incoming) 
     let bytes = body::read(body, limits.body_bytes_max).await.map_err(|error| match error {
         BodyError::TooLarge { limit_bytes } => too_large("limits.body_bytes_max", limit_bytes),
         BodyError::Timeout { .. } => respond::rejected(Rejection::RequestTimeout),
-        BodyError::Broken(_) => {
+        BodyError::Broken => {
             respond::problem(&Problem::new(Outcome::Malformed, "the body ended before its end").field("body"))
         }
     })?;

@@ -29,12 +29,15 @@ impl Core {
 }
 
 /// The public listener's service on one core.
-pub(super) struct Public(pub(super) Rc<Core>);
+/// Without a core only where a lane was
+/// taken twice, which answers 500.
+pub(super) struct Public(pub(super) Option<Rc<Core>>);
 
 impl Service for Public {
     fn call(&self, request: Request<Incoming>, _peer: &Peer) -> Answer {
-        let core = Rc::clone(&self.0);
+        let core = self.0.clone();
         Box::pin(async move {
+            let Some(core) = core else { return respond::internal().map(Body::from) };
             let began = Instant::now();
             let (endpoint, response) = route(&core, request).await;
             core.counters().request_done(endpoint, response.status().as_u16(), began.elapsed());
@@ -55,17 +58,8 @@ async fn route(core: &Core, request: Request<Incoming>) -> (Endpoint, Response<B
             (Endpoint::Unknown, respond::rejected(Rejection::MethodNotAllowed("GET, HEAD")))
         }
         "/healthz" => (Endpoint::Public, respond::ok(respond::JSON, "{\"live\":true}\n")),
-        "/readyz" => (Endpoint::Public, readiness(core)),
+        "/readyz" => (Endpoint::Public, respond::readiness(&core.shared.health.readiness())),
         "/openapi.json" => (Endpoint::Public, respond::ok(respond::JSON, openapi::document())),
         _ => (Endpoint::Unknown, respond::rejected(Rejection::NotFound)),
-    }
-}
-
-fn readiness(core: &Core) -> Response<Bytes> {
-    let readiness = core.shared.health.readiness();
-    if readiness.ready {
-        respond::ok(respond::JSON, "{\"ready\":true,\"reasons\":[]}\n")
-    } else {
-        respond::not_ready(&readiness.reasons.join(", "))
     }
 }

@@ -292,7 +292,11 @@ pub(super) struct Shared {
     pub(super) progressed: Condvar,
     pub(super) space: Mutex<Space>,
     pub(super) counts: Mutex<JournalStats>,
+    pub(super) observer: OnceLock<Box<Observer>>,
 }
+
+/// Told of every group commit: its records, its bytes and the time its sync took.
+pub(super) type Observer = dyn Fn(usize, usize, Duration) + Send + Sync;
 
 /// What readers and blocked threads wait for.
 #[derive(Debug, Clone, Copy)]

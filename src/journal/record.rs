@@ -355,7 +355,11 @@ mod tests {
         }
 
         #[test]
-        fn no_flipped_bit_is_read_as_a_record(checkin in any_checkin(), byte in 0..CHECKIN_RECORD_BYTES, bit in 0..8_u8) {
+        fn no_flipped_bit_is_read_as_a_record(
+            checkin in any_checkin(),
+            byte in 0..CHECKIN_RECORD_BYTES,
+            bit in 0..8_u8,
+        ) {
             let mut bytes = Vec::new();
             encode(&checkin, &mut bytes);
             bytes[byte] ^= 1_u8 << bit;

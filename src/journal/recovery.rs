@@ -280,6 +280,7 @@ fn share(
         progressed: Condvar::new(),
         space: Mutex::new(Space { segments: replayed.space.segments.clone(), ..Space::default() }),
         counts: Mutex::new(JournalStats::default()),
+        observer: OnceLock::new(),
     })
 }
 

@@ -3,7 +3,8 @@
 use super::file::{JournalFile, is_full, write_all_at};
 use super::lane::{CommitError, Condition, Shared};
 use super::record::{
-    BATCH_HEADER_BYTES, BATCH_HEADER_LEN, BatchHeader, BatchKind, SEGMENT_HEADER_BYTES, encode_segment_header,
+    BATCH_HEADER_BYTES, BATCH_HEADER_LEN, BatchHeader, BatchKind, CHECKIN_RECORD_BYTES, SEGMENT_HEADER_BYTES,
+    encode_segment_header,
 };
 use super::segment::file_name;
 use super::space::Segment;
@@ -208,7 +209,12 @@ impl Writer {
         active.write(&self.batch.bytes)?;
         let begun = Instant::now();
         active.file.sync_data().map_err(Failure::fatal("sync"))?;
-        let sync_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let took = begun.elapsed();
+        if let Some(observe) = self.shared.observer.get() {
+            let records = (self.batch.bytes.len() - BATCH_HEADER_LEN) / CHECKIN_RECORD_BYTES;
+            observe(records, self.batch.bytes.len(), took);
+        }
+        let sync_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         active.end += self.batch.bytes.len() as u64;
         active.newest_received = active.newest_received.max(self.batch.newest_received);
         self.next_sequence += 1;

@@ -62,6 +62,10 @@ label!(
         Request = "request",
         /// The rest between requests.
         Idle = "idle",
+        /// A response that the peer did not take.
+        Write = "write",
+        /// The end of a drain.
+        Drain = "drain",
     }
 );
 
@@ -109,14 +113,10 @@ pub struct CoreMetrics {
     outcomes: Counters<{ Outcome::ALL.len() }>,
     forms: Counters<{ Form::ALL.len() }>,
     requests: [Counters<5>; Endpoint::ALL.len()],
-    timeouts: Counters<{ TimeoutKind::ALL.len() }>,
     auth_failures: Counters<{ AuthFailure::ALL.len() }>,
     cache_lookups: [Counters<2>; Cache::ALL.len()],
     rate_limited: AtomicU64,
     body_bytes: AtomicU64,
-    accepted: AtomicU64,
-    closed: AtomicU64,
-    refused: AtomicU64,
     single_ns: Histogram,
     batch_ns: Histogram,
     batch_lines: Histogram,
@@ -184,43 +184,15 @@ impl CoreMetrics {
         add(self.cache_lookups.get(cache as usize).and_then(|results| results.get(usize::from(hit))), 1);
     }
 
-    /// A connection was accepted.
-    #[inline]
-    pub fn connection_accepted(&self) {
-        add(Some(&self.accepted), 1);
-    }
-
-    /// An accepted connection was closed.
-    #[inline]
-    pub fn connection_closed(&self) {
-        add(Some(&self.closed), 1);
-    }
-
-    /// A connection was turned away because the limit was reached.
-    #[inline]
-    pub fn connection_refused(&self) {
-        add(Some(&self.refused), 1);
-    }
-
-    /// A time limit closed a connection.
-    #[inline]
-    pub fn timeout(&self, kind: TimeoutKind) {
-        add(self.timeouts.get(kind as usize), 1);
-    }
-
     fn new() -> Self {
         Self {
             outcomes: zeros(),
             forms: zeros(),
             requests: std::array::from_fn(|_| zeros()),
-            timeouts: zeros(),
             auth_failures: zeros(),
             cache_lookups: std::array::from_fn(|_| zeros()),
             rate_limited: AtomicU64::new(0),
             body_bytes: AtomicU64::new(0),
-            accepted: AtomicU64::new(0),
-            closed: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
             single_ns: Histogram::default(),
             batch_ns: Histogram::default(),
             batch_lines: Histogram::default(),
@@ -285,19 +257,12 @@ impl Metrics {
             for (to, from) in totals.requests.iter_mut().zip(&core.requests) {
                 sum(to, from);
             }
-            sum(&mut totals.timeouts, &core.timeouts);
             sum(&mut totals.auth_failures, &core.auth_failures);
             for (to, from) in totals.cache_lookups.iter_mut().zip(&core.cache_lookups) {
                 sum(to, from);
             }
             totals.rate_limited += core.rate_limited.load(Relaxed);
             totals.body_bytes += core.body_bytes.load(Relaxed);
-            // Closed first: a connection that comes and goes between the two reads is never negative.
-            let closed = core.closed.load(Relaxed);
-            let accepted = core.accepted.load(Relaxed);
-            totals.accepted += accepted;
-            totals.open += accepted.saturating_sub(closed);
-            totals.refused += core.refused.load(Relaxed);
             core.single_ns.add_to(&mut totals.single_ns);
             core.batch_ns.add_to(&mut totals.batch_ns);
             core.batch_lines.add_to(&mut totals.batch_lines);
@@ -318,8 +283,6 @@ pub struct Totals {
     pub forms: [u64; Form::ALL.len()],
     /// Requests by [`Endpoint`] and class of status.
     pub requests: [[u64; 5]; Endpoint::ALL.len()],
-    /// Connections closed by [`TimeoutKind`].
-    pub timeouts: [u64; TimeoutKind::ALL.len()],
     /// Refused tokens by [`AuthFailure`].
     pub auth_failures: [u64; AuthFailure::ALL.len()],
     /// Misses and hits by [`Cache`].
@@ -328,12 +291,6 @@ pub struct Totals {
     pub rate_limited: u64,
     /// Body bytes on the wire.
     pub body_bytes: u64,
-    /// Connections accepted.
-    pub accepted: u64,
-    /// Connections open.
-    pub open: u64,
-    /// Connections turned away.
-    pub refused: u64,
     /// Durations of single check-ins, in nanoseconds.
     pub single_ns: Counts,
     /// Durations of batches, in nanoseconds.
@@ -397,14 +354,10 @@ mod tests {
         metrics.core(0).outcome(Outcome::Recorded);
         metrics.core(1).outcome(Outcome::Recorded);
         metrics.core(7).outcomes(Outcome::Duplicate, 5);
-        metrics.core(0).connection_accepted();
-        metrics.core(0).connection_accepted();
-        metrics.core(0).connection_closed();
         metrics.core(1).request_done(Endpoint::Single, 201, Duration::from_micros(80));
         let totals = metrics.totals();
         assert_eq!(totals.outcomes[usize::from(Outcome::Recorded.code())], 2);
         assert_eq!(totals.outcomes[usize::from(Outcome::Duplicate.code())], 5);
-        assert_eq!((totals.accepted, totals.open), (2, 1));
         assert_eq!(totals.requests[Endpoint::Single as usize], [0, 1, 0, 0, 0]);
         assert_eq!(totals.single_ns.count(), 1);
     }

@@ -78,6 +78,8 @@ names! {
     CONNECTIONS_OPEN: Gauge "open" "connections", "Connections open now";
     CONNECTIONS_ACCEPTED: Counter "accepted" "connections", "Connections accepted";
     CONNECTIONS_REFUSED: Counter "refused" "connections", "Connections closed at once because the limit was reached";
+    ACCEPT_ERRORS: Counter "accept_errors", "Times that accepting a connection failed";
+    PROTOCOL_ERRORS: Counter "protocol_errors", "Connections ended by an error in HTTP itself";
     CONNECTION_TIMEOUTS: Counter "connection_timeouts", "Connections closed by a time limit, by which";
 
     WORKERS_QUEUE: Gauge "workers_queue" "jobs", "Jobs waiting for a worker";

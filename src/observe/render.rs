@@ -15,7 +15,7 @@ use crate::scan::{Form, Outcome};
 use super::histogram::Counts;
 use super::metrics::{AuthFailure, Cache, Endpoint, Metrics, STATUS_CLASSES, TimeoutKind, Totals};
 use super::names::{self, Kind, Name};
-use super::sampled::Sampled;
+use super::sampled::{ConnectionsSample, Sampled};
 
 /// Durations are exported in powers of two from 8 µs to 17 s: coarse enough for a time series database,
 /// and exact, since they are edges of the finer buckets that `/v1/stats` estimates from.
@@ -49,7 +49,7 @@ impl Collector for Scrape {
         let totals = self.metrics.totals();
         self.facts(&mut out)?;
         requests(&mut out, &totals)?;
-        connections(&mut out, &totals)?;
+        connections(&mut out, &self.sampled.connections)?;
         histograms(&mut out, &totals)?;
         self.parts(&mut out)?;
         self.process(&mut out)
@@ -110,11 +110,13 @@ fn requests(out: &mut Writer<'_>, totals: &Totals) -> Result<(), Error> {
     out.counter_pairs(&names::CACHE_LOOKUPS, ["cache", "result"], ["miss", "hit"], caches)
 }
 
-fn connections(out: &mut Writer<'_>, totals: &Totals) -> Result<(), Error> {
-    out.gauge(&names::CONNECTIONS_OPEN, totals.open)?;
-    out.counter(&names::CONNECTIONS_ACCEPTED, totals.accepted)?;
-    out.counter(&names::CONNECTIONS_REFUSED, totals.refused)?;
-    let kinds = TimeoutKind::ALL.iter().map(|kind| kind.name()).zip(totals.timeouts);
+fn connections(out: &mut Writer<'_>, connections: &ConnectionsSample) -> Result<(), Error> {
+    out.gauge(&names::CONNECTIONS_OPEN, connections.open)?;
+    out.counter(&names::CONNECTIONS_ACCEPTED, connections.accepted)?;
+    out.counter(&names::CONNECTIONS_REFUSED, connections.refused)?;
+    out.counter(&names::ACCEPT_ERRORS, connections.accept_errors)?;
+    out.counter(&names::PROTOCOL_ERRORS, connections.protocol_errors)?;
+    let kinds = TimeoutKind::ALL.iter().map(|kind| kind.name()).zip(connections.timeouts);
     out.counters(&names::CONNECTION_TIMEOUTS, "kind", kinds)
 }
 

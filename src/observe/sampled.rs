@@ -1,5 +1,6 @@
 //! Numbers that the gateway reads from its parts at the moment of a scrape.
 
+use super::metrics::TimeoutKind;
 use super::process::ProcessSample;
 
 /// Everything that isn't counted on the hot path.
@@ -21,8 +22,27 @@ pub struct Sampled {
     pub token_cache_entries: u64,
     /// Verified device tokens held.
     pub device_cache_entries: u64,
+    /// The public listener's connections.
+    pub connections: ConnectionsSample,
     /// The process, from the operating system.
     pub process: ProcessSample,
+}
+
+/// The public listener's connections.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ConnectionsSample {
+    /// Open now.
+    pub open: u64,
+    /// Accepted since start, those turned away included.
+    pub accepted: u64,
+    /// Turned away since start because the limit was reached.
+    pub refused: u64,
+    /// Closed since start by each [`TimeoutKind`].
+    pub timeouts: [u64; TimeoutKind::ALL.len()],
+    /// Times that accepting failed.
+    pub accept_errors: u64,
+    /// Ended since start by an error in HTTP itself.
+    pub protocol_errors: u64,
 }
 
 /// The journal at one moment.

@@ -195,7 +195,7 @@ impl History {
         let totals = metrics.totals();
         let named = Outcome::ALL.iter().map(|outcome| outcome.name()).zip(totals.outcomes);
         let outcomes = named.filter(|(_, count)| *count > 0).collect();
-        let connections = totals.open;
+        let connections = sampled.connections.open;
         let current = Tick::new(now, totals);
         let Sampled { journal, store, workers, .. } = *sampled;
         Stats {

@@ -1,0 +1,291 @@
+//! Wires the stages together, starts them in the order of their needs, and stops them in reverse.
+//!
+//! Start: lock the data directory, load keys, replay the journal into `deduplicate`, start the drain, and
+//! only then listen. Stop: turn readiness false, let the listeners finish what they have, close the journal
+//! (which commits what is left), drain the store, and let the lock go.
+
+mod admin;
+mod checkins;
+mod core;
+mod inflate;
+mod lock;
+mod shared;
+mod source;
+mod stop;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use self::admin::Admin;
+use self::core::{Core, Public};
+pub use self::lock::{DataLock, Holder, LockError};
+pub use self::shared::Shared;
+use self::source::{JournalSource, Written};
+pub use self::stop::Stop;
+use crate::config::{self, Config, StoreKind};
+use crate::deduplicate::{self, Deduplicate};
+use crate::identity::Identity;
+use crate::journal::{Durable, Journal, JournalError, JournalSettings, Lane, Recovery, Ticket};
+use crate::listen::{self, ListenError, RuntimeChoice};
+use crate::listen::tls::{Tls, TlsError};
+use crate::observe::health::Phase;
+use crate::observe::metrics::Metrics;
+use crate::scan::{Checkin, UnixMillis};
+use crate::store::drain::{Drain, DrainEnd, DrainError, DrainHandle, DrainSettings};
+use crate::store::{Store, StoreError};
+use crate::verify::manage;
+use crate::verify::{KeyStore, KeysError, Pepper};
+
+/// Why the gateway didn't start or didn't end well.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GatewayError {
+    /// Another process has the data directory.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The keys can't be used.
+    #[error("cannot load keys")]
+    Keys(#[from] KeysError),
+    /// Development keys on an address that others can reach.
+    #[error("listen.addr must be a loopback address while the keys are development keys; got {address}")]
+    DevelopmentKeys {
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// The journal can't be opened.
+    #[error("cannot open the journal")]
+    Journal(#[from] JournalError),
+    /// The store can't be opened.
+    #[error("cannot open the store")]
+    Store(#[from] StoreError),
+    /// The store's settings name a file that can't be read.
+    #[error("cannot read {}", path.display())]
+    Secret {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The drain can't start.
+    #[error("cannot start the drain")]
+    Drain(#[from] DrainError),
+    /// A listener can't start.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The certificate can't be used.
+    #[error("cannot use the TLS certificate")]
+    Tls(#[from] TlsError),
+    /// A thread can't start.
+    #[error("cannot start the worker threads")]
+    Workers(#[source] std::io::Error),
+    /// Cores ended by a panic.
+    #[error("{cores} cores ended by a panic")]
+    Panicked {
+        /// How many.
+        cores: usize,
+    },
+}
+
+/// A running gateway.
+pub struct Gateway {
+    lock: DataLock,
+    shared: Arc<Shared>,
+    drain: DrainHandle,
+    public: listen::Handle,
+    admin: listen::Handle,
+    drain_timeout: Duration,
+}
+
+impl Gateway {
+    /// Starts everything; on return the gateway listens and is ready.
+    pub fn start(config: &Config) -> Result<Self, GatewayError> {
+        let data_dir = &config.gateway.data_dir;
+        let lock = DataLock::acquire(data_dir)?;
+        for key in manage::ensure_development(data_dir, UnixMillis::now())? {
+            tracing::info!(key_use = ?key.key_use, "development key made");
+        }
+        let keys = Arc::new(KeyStore::open(data_dir)?);
+        if keys.load().is_dev() && !config.listen.addr.ip().is_loopback() {
+            return Err(GatewayError::DevelopmentKeys { address: config.listen.addr });
+        }
+        let identity = Arc::new(Identity::new(&Pepper::load(data_dir)?));
+        let deduplicate = Deduplicate::new(deduplicate_settings(&config.deduplicate), identity.checkin_key());
+        let cores = cores(config.listen.cores);
+        let metrics = Metrics::new(cores + 1);
+        let (journal, lanes) = open_journal(config, cores, &deduplicate, &metrics)?;
+        let store = Arc::new(open_store(config)?);
+        let written = Written::default();
+        let source = JournalSource::new(Arc::clone(&journal), config.journal.segment_bytes, written.clone());
+        let settings = DrainSettings { batch_records_max: config.store.batch_rows_max, ..DrainSettings::default() };
+        let drain = Drain::start(source, Arc::clone(&store), settings, data_dir.join("watermark"))?;
+        let tls = tls(&config.tls)?;
+        let parts = shared::Parts { keys, identity, deduplicate, journal, store, written, metrics, tls: tls.clone() };
+        let shared = Arc::new(Shared::new(config, parts, Arc::clone(drain.stats()))?);
+        let (public, admin) = open_listeners(config, cores, &shared, tls, lanes)?;
+        lock.announce(Some(admin.address()))?;
+        shared.serving(public.runtime(), public.counters());
+        shared.health.enter(Phase::Serving);
+        let drain_timeout = Duration::from_millis(config.gateway.drain_timeout_ms);
+        Ok(Self { lock, shared, drain, public, admin, drain_timeout })
+    }
+
+    /// The public listener's address.
+    pub fn address(&self) -> SocketAddr {
+        self.public.address()
+    }
+
+    /// The admin listener's address.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.address()
+    }
+
+    /// What asks this gateway to stop or reload, from signal handlers and the admin listener alike.
+    pub fn stop_signal(&self) -> Stop {
+        self.shared.stop.clone()
+    }
+
+    /// Looks after the gateway until it is asked to stop, then drains and ends it.
+    pub fn run(self) -> Result<(), GatewayError> {
+        while !self.shared.stop.wait(Duration::from_secs(1)) {
+            self.shared.housekeeping();
+        }
+        self.stop()
+    }
+
+    fn stop(self) -> Result<(), GatewayError> {
+        tracing::info!("draining");
+        self.shared.health.enter(Phase::Draining);
+        // Load balancers and probes get to see it before connections are turned away.
+        std::thread::sleep(self.shared.drain_notice);
+        self.public.drain();
+        let panicked = self.public.join().err().unwrap_or(0);
+        let deadline = Instant::now() + self.drain_timeout;
+        self.shared.journal.close();
+        match self.drain.stop(deadline.saturating_duration_since(Instant::now())) {
+            DrainEnd::Drained => tracing::info!("store holds everything"),
+            DrainEnd::Behind => tracing::warn!("store is behind; the journal keeps the rest for the next start"),
+            DrainEnd::Panicked => tracing::error!("drain panicked; the journal keeps the rest for the next start"),
+        }
+        self.admin.drain();
+        let panicked = panicked + self.admin.join().err().unwrap_or(0);
+        drop(self.lock);
+        if panicked == 0 { Ok(()) } else { Err(GatewayError::Panicked { cores: panicked }) }
+    }
+}
+
+fn cores(configured: usize) -> usize {
+    if configured > 0 { configured } else { std::thread::available_parallelism().map_or(1, usize::from) }
+}
+
+fn deduplicate_settings(config: &config::Deduplicate) -> deduplicate::Settings {
+    deduplicate::Settings {
+        windows_s: config.windows_s_by_class.values().copied().chain([config.window_s]).collect(),
+        remember_s: u32::try_from(config.remember_s).unwrap_or(u32::MAX).min(deduplicate::REMEMBER_S_MAX),
+        auto_reset_s: u32::try_from(config.auto_reset_s).unwrap_or(u32::MAX),
+        entries_max: config.entries_max,
+    }
+}
+
+/// Opens the journal and replays it into `deduplicate`: nothing listens before that is done.
+fn open_journal(
+    config: &Config,
+    cores: usize,
+    deduplicate: &Deduplicate<Ticket, Durable>,
+    metrics: &Arc<Metrics>,
+) -> Result<(Arc<Journal>, Vec<Lane>), GatewayError> {
+    let lanes = u16::try_from(cores).unwrap_or(u16::MAX);
+    let settings = JournalSettings {
+        lanes,
+        lane_bytes_max: config.journal.lane_bytes_max,
+        batch_bytes_max: config.journal.batch_bytes_max,
+        segment_bytes: config.journal.segment_bytes,
+        bytes_max: config.journal.bytes_max,
+        retain_ms: i64::try_from(config.journal.retain_s).unwrap_or(i64::MAX).saturating_mul(1000),
+        ..JournalSettings::default()
+    };
+    let (now, began) = (UnixMillis::now(), Instant::now());
+    let mut replay = |checkin: &Checkin| deduplicate.restore(checkin, now);
+    let dir = config.gateway.data_dir.join("journal");
+    let (journal, recovery) = Journal::open(&dir, settings, &mut replay)?;
+    let Recovery { records, segments, torn_bytes, durable, .. } = recovery;
+    deduplicate.vouch(durable);
+    let replay_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(records, segments, torn_bytes, replay_ms, "journal replayed");
+    let observer = Arc::clone(metrics);
+    journal.observe_commits(move |records, bytes, elapsed| observer.commit(records, bytes, elapsed));
+    let lanes = (0..lanes).map(|index| journal.lane(index)).collect::<Result<_, _>>()?;
+    Ok((Arc::new(journal), lanes))
+}
+
+fn open_store(config: &Config) -> Result<Store, GatewayError> {
+    match config.store.kind {
+        StoreKind::Embedded => Ok(Store::embedded(&config.gateway.data_dir.join("store"), shared::embedded_settings(config))?),
+        StoreKind::Cql => Ok(Store::cql(shared::cql_settings(config)?)?),
+    }
+}
+
+fn tls(config: &config::Tls) -> Result<Option<Tls>, TlsError> {
+    match (&config.certificate_file, &config.key_file) {
+        (Some(certificates), Some(key)) => Tls::load(certificates, key).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn open_listeners(
+    config: &Config,
+    cores: usize,
+    shared: &Arc<Shared>,
+    tls: Option<Tls>,
+    lanes: Vec<Lane>,
+) -> Result<(listen::Handle, listen::Handle), GatewayError> {
+    let admin_settings = listen::Settings {
+        address: config.listen.admin,
+        runtime: RuntimeChoice::Epoll,
+        cores: 1,
+        connections_max: 256,
+        ..listen_settings(config)
+    };
+    let admin_shared = Arc::clone(shared);
+    let admin =
+        listen::run(&admin_settings, None, move |_| Admin(Arc::clone(&admin_shared)), listen::Drain::new())?;
+    let settings = listen::Settings { cores, ..listen_settings(config) };
+    let lanes: Arc<Vec<_>> = Arc::new(lanes.into_iter().map(|lane| parking_lot::Mutex::new(Some(lane))).collect());
+    let core_shared = Arc::clone(shared);
+    let service = move |index: usize| {
+        // Each core takes its own lane, once, on its own thread.
+        let lane = lanes.get(index).and_then(|lane| lane.lock().take());
+        Public(lane.map(|lane| Rc::new(Core { shared: Arc::clone(&core_shared), lane, index })))
+    };
+    match listen::run(&settings, tls.as_ref(), service, listen::Drain::new()) {
+        Ok(public) => Ok((public, admin)),
+        Err(error) => {
+            admin.drain();
+            Err(error.into())
+        }
+    }
+}
+
+fn listen_settings(config: &Config) -> listen::Settings {
+    let listen = &config.listen;
+    let mut settings = listen::Settings {
+        address: listen.addr,
+        runtime: match listen.runtime {
+            config::Runtime::Auto => RuntimeChoice::Auto,
+            config::Runtime::Uring => RuntimeChoice::Uring,
+            config::Runtime::Epoll => RuntimeChoice::Epoll,
+        },
+        connections_max: listen.connections_max,
+        head_bytes_max: listen.headers_bytes_max,
+        handshake_timeout_ms: config.tls.handshake_timeout_ms,
+        header_timeout_ms: listen.header_timeout_ms,
+        body_timeout_ms: listen.body_timeout_ms,
+        request_timeout_ms: listen.request_timeout_ms,
+        idle_timeout_ms: listen.idle_timeout_ms,
+        drain_timeout_ms: config.gateway.drain_timeout_ms,
+        ..listen::Settings::default()
+    };
+    settings.http2.streams_max = listen.h2_streams_max;
+    settings
+}

@@ -1,0 +1,255 @@
+//! What all cores share, and what is read from it at a scrape.
+
+use std::fs;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::source::Written;
+use super::stop::Stop;
+use super::{GatewayError, cores};
+use crate::authenticate::{AuthenticateSettings, Authenticator, RateLimits};
+use crate::config::{Config, Limits};
+use crate::deduplicate::Deduplicate;
+use crate::identity::Identity;
+use crate::journal::{Durable, Journal, Ticket};
+use crate::listen::tls::Tls;
+use crate::listen::{Counters, Runtime};
+use crate::observe::health::{Health, Impairment};
+use crate::observe::metrics::Metrics;
+use crate::observe::process::ProcessSample;
+use crate::observe::sampled::{ConnectionsSample, JournalSample, Sampled, StoreSample, WorkersSample};
+use crate::observe::stats::{History, Stats};
+use crate::scan::UnixMillis;
+use crate::store::{CqlCredentials, CqlSettings, EmbeddedSettings, Store, consistency_from_name};
+use crate::store::drain::DrainStats;
+use crate::verify::{KeyStore, TokenCache};
+use crate::workers::{self, Workers};
+
+/// How long readiness is false before connections are turned away: more than one probe interval of a
+/// load balancer in the same rack, less than anyone waits for a restart.
+const DRAIN_NOTICE: Duration = Duration::from_millis(500);
+
+/// Everything that the cores and the admin listener share.
+pub struct Shared {
+    pub(super) limits: Limits,
+    pub(super) authenticator: Authenticator,
+    pub(super) identity: Arc<Identity>,
+    pub(super) keys: Arc<KeyStore>,
+    pub(super) tokens: TokenCache,
+    pub(super) workers: Workers,
+    pub(super) deduplicate: Deduplicate<Ticket, Durable>,
+    pub(super) journal: Arc<Journal>,
+    pub(super) store: Arc<Store>,
+    pub(super) written: Written,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) health: Health,
+    pub(super) stop: Stop,
+    pub(super) drain_notice: Duration,
+    pub(super) widest_window_s: u16,
+    windows_s: crate::config::Deduplicate,
+    journal_bytes_max: u64,
+    cores: usize,
+    tls: Option<Tls>,
+    drain: Arc<DrainStats>,
+    history: Mutex<History>,
+    caught_up: Mutex<Instant>,
+    listener: OnceLock<(Runtime, Arc<Counters>)>,
+}
+
+/// What is opened before the parts can be put together.
+pub(super) struct Parts {
+    pub(super) keys: Arc<KeyStore>,
+    pub(super) identity: Arc<Identity>,
+    pub(super) deduplicate: Deduplicate<Ticket, Durable>,
+    pub(super) journal: Arc<Journal>,
+    pub(super) store: Arc<Store>,
+    pub(super) written: Written,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) tls: Option<Tls>,
+}
+
+impl Shared {
+    pub(super) fn new(config: &Config, parts: Parts, drain: Arc<DrainStats>) -> Result<Self, GatewayError> {
+        let settings = AuthenticateSettings {
+            device_tokens_max: config.verify.device_cache_entries_max,
+            rate: RateLimits {
+                device_scans_per_s: config.limits.device_scans_per_s,
+                device_burst_scans: config.limits.device_scans_burst,
+            },
+            ..AuthenticateSettings::default()
+        };
+        let workers = Workers::start(workers::Settings {
+            threads: cores(config.workers.threads),
+            queue_jobs_max: config.workers.queue_jobs_max,
+            deadline: Duration::from_millis(config.workers.deadline_ms),
+        })
+        .map_err(GatewayError::Workers)?;
+        let windows_s = config.deduplicate.windows_s_by_class.values().copied();
+        Ok(Self {
+            limits: config.limits.clone(),
+            authenticator: Authenticator::new(Arc::clone(&parts.keys), Arc::clone(&parts.identity), &settings),
+            identity: parts.identity,
+            keys: parts.keys,
+            tokens: TokenCache::new(config.verify.token_cache_entries_max),
+            workers,
+            deduplicate: parts.deduplicate,
+            journal: parts.journal,
+            store: parts.store,
+            written: parts.written,
+            metrics: parts.metrics,
+            health: Health::default(),
+            stop: Stop::default(),
+            drain_notice: DRAIN_NOTICE,
+            widest_window_s: windows_s.chain([config.deduplicate.window_s]).max().unwrap_or(0),
+            windows_s: config.deduplicate.clone(),
+            journal_bytes_max: config.journal.bytes_max,
+            cores: cores(config.listen.cores),
+            tls: parts.tls,
+            drain,
+            history: Mutex::default(),
+            caught_up: Mutex::new(Instant::now()),
+            listener: OnceLock::new(),
+        })
+    }
+
+    /// The window that applies to a class of places.
+    pub(super) fn window_s(&self, class: Option<&str>) -> u16 {
+        let of_class = class.and_then(|class| self.windows_s.windows_s_by_class.get(class));
+        of_class.copied().unwrap_or(self.windows_s.window_s)
+    }
+
+    /// Whose counters the admin listener uses: the block behind the cores'.
+    pub(super) fn admin_core(&self) -> usize {
+        self.cores
+    }
+
+    pub(super) fn serving(&self, runtime: Runtime, counters: Arc<Counters>) {
+        // Called once, when the listener has started.
+        let _ = self.listener.set((runtime, counters));
+    }
+
+    /// Loads keys, revocations and the certificate again; says whether the keys changed.
+    pub(super) fn reload(&self) -> anyhow::Result<bool> {
+        if let Some(tls) = &self.tls {
+            tls.reload()?;
+        }
+        let changed = self.keys.reload()?;
+        tracing::info!(changed, "keys reloaded");
+        Ok(changed)
+    }
+
+    /// Once a second: expiry, orphans, readiness and the history of rates.
+    pub(super) fn housekeeping(&self) {
+        self.deduplicate.sweep(UnixMillis::now(), |ticket| self.journal.outcome(ticket).map(Result::ok));
+        let journal = self.journal.stats();
+        self.health.impair(Impairment::JournalPoisoned, journal.poisoned);
+        self.health.impair(Impairment::JournalFull, journal.disk_full || journal.bytes_max_reached);
+        self.history.lock().tick(Instant::now(), &self.metrics);
+        if self.drain.lag().records == 0 {
+            *self.caught_up.lock() = Instant::now();
+        }
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        self.history.lock().stats(Instant::now(), &self.metrics, &self.sample())
+    }
+
+    pub(super) fn sample(&self) -> Sampled {
+        let (journal, workers) = (self.journal.stats(), self.workers.stats());
+        let lag_records = self.drain.lag().records;
+        let lag_ms = if lag_records == 0 { 0 } else { self.caught_up.lock().elapsed().as_millis() };
+        Sampled {
+            runtime: self.listener.get().map_or("none", |(runtime, _)| runtime.name()),
+            ready: self.health.is_ready(),
+            journal: JournalSample {
+                bytes: journal.bytes,
+                bytes_max: self.journal_bytes_max,
+                segments: journal.segments,
+                poisoned: journal.poisoned,
+                full: journal.disk_full || journal.bytes_max_reached,
+            },
+            store: StoreSample {
+                lag_records,
+                lag_ms: u64::try_from(lag_ms).unwrap_or(u64::MAX),
+                rows_written: self.drain.written_total(),
+                retries: self.drain.retries_total(),
+            },
+            deduplicate_entries: self.deduplicate.entries(),
+            workers: WorkersSample {
+                queue_jobs: workers.queued as u64,
+                done: workers.completed,
+                shed: workers.refused,
+                late: workers.late,
+                panicked: workers.panicked,
+            },
+            token_cache_entries: self.tokens.len() as u64,
+            device_cache_entries: self.authenticator.devices() as u64,
+            connections: self.listener.get().map(|(_, counters)| connections(counters)).unwrap_or_default(),
+            process: ProcessSample::read(),
+        }
+    }
+}
+
+fn connections(counters: &Counters) -> ConnectionsSample {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    ConnectionsSample {
+        open: read(&counters.open),
+        accepted: read(&counters.accepted),
+        refused: read(&counters.refused),
+        timeouts: [
+            read(&counters.handshake_timeouts),
+            read(&counters.header_timeouts),
+            read(&counters.body_timeouts),
+            read(&counters.request_timeouts),
+            read(&counters.idle_timeouts),
+            read(&counters.write_timeouts),
+            read(&counters.drain_timeouts),
+        ],
+        accept_errors: read(&counters.accept_errors),
+        protocol_errors: read(&counters.protocol_errors),
+    }
+}
+
+pub(super) fn embedded_settings(config: &Config) -> EmbeddedSettings {
+    EmbeddedSettings {
+        retention_days: u16::try_from(config.store.retention_days).unwrap_or(u16::MAX),
+        cache_bytes: config.store.cache_bytes_max,
+        ..EmbeddedSettings::default()
+    }
+}
+
+/// The CQL store's settings, its password read from its file.
+pub(super) fn cql_settings(config: &Config) -> Result<CqlSettings, GatewayError> {
+    let cql = &config.cql;
+    let credentials = match (&cql.user, &cql.password_file) {
+        (Some(user), Some(path)) => {
+            let failed = |source| GatewayError::Secret { path: path.clone(), source };
+            let password = fs::read_to_string(path).map_err(failed)?.trim_end().to_owned();
+            Some(CqlCredentials { user: user.clone(), password })
+        }
+        _ => None,
+    };
+    let defaults = CqlSettings::default();
+    let replication = match &cql.datacenter {
+        Some(datacenter) => {
+            format!("{{'class': 'NetworkTopologyStrategy', '{datacenter}': {}}}", cql.replication_factor)
+        }
+        None => format!("{{'class': 'SimpleStrategy', 'replication_factor': {}}}", cql.replication_factor),
+    };
+    Ok(CqlSettings {
+        nodes: cql.nodes.clone(),
+        keyspace: cql.keyspace.clone(),
+        replication,
+        create_schema: cql.create_schema,
+        local_datacenter: cql.datacenter.clone(),
+        credentials,
+        consistency: consistency_from_name(cql.consistency.name()).unwrap_or(defaults.consistency),
+        request_timeout_ms: cql.request_timeout_ms,
+        concurrency_requests: cql.concurrency_max,
+        retention_days: u16::try_from(config.store.retention_days).unwrap_or(u16::MAX),
+        ..defaults
+    })
+}
