@@ -68,7 +68,8 @@ fn compare(site: &Site, ledger: &Ledger) -> Result<Audit> {
     };
     let mut seen: HashSet<u128> = HashSet::with_capacity(ledger.checkins());
     let now_ms = UnixMillis::now().0;
-    let (from, to) = (UnixMillis(now_ms - 3 * 86_400_000).to_string(), UnixMillis(now_ms + 3_600_000).to_string());
+    let (from, to) =
+        (UnixMillis(now_ms - 3 * 86_400_000).to_string(), UnixMillis(now_ms + 3_600_000).to_string());
     let mut child = site
         .command(&["export", "--from", &from, "--to", &to])
         .stdin(Stdio::null())

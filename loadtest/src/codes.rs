@@ -21,7 +21,11 @@ pub fn cccd(person: u64) -> String {
 
 /// The PC-COVID personal code (QRQG) of a made-up person, masked as the app shows it.
 pub fn qrqg(person: u64) -> String {
-    format!("******{:06}|NGUYEN VAN A|1987-**-**|0|{:018}|<1<00<0123232422", person % SERIALS, 100_000_000_000_000_000 + person)
+    format!(
+        "******{:06}|NGUYEN VAN A|1987-**-**|0|{:018}|<1<00<0123232422",
+        person % SERIALS,
+        100_000_000_000_000_000 + person
+    )
 }
 
 /// The PC-COVID poster of a made-up place.

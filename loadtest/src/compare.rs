@@ -158,7 +158,11 @@ pub fn run(options: &Options) -> Result<()> {
         report.verify_only = Some(bench.verify_only()?);
     }
     if wanted("idle") {
-        ensure!(descriptors > options.idle as u64 + 100, "{} idle connections need more descriptors than {descriptors}", options.idle);
+        ensure!(
+            descriptors > options.idle as u64 + 100,
+            "{} idle connections need more descriptors than {descriptors}",
+            options.idle
+        );
         report.idle = bench.idle()?;
     }
     report.ratios = ratios(&report);
@@ -182,8 +186,13 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn prepare(options: &'a Options) -> Result<Self> {
-        let mut bench =
-            Self { options, sites: Vec::new(), tokens: BTreeMap::new(), codes: BTreeMap::new(), fresh_persons: 0 };
+        let mut bench = Self {
+            options,
+            sites: Vec::new(),
+            tokens: BTreeMap::new(),
+            codes: BTreeMap::new(),
+            fresh_persons: 0,
+        };
         for runtime in &options.runtimes {
             let site = Site::new(&options.scangate, &options.work_dir)?
                 .set("listen.runtime", runtime)
@@ -214,7 +223,8 @@ impl<'a> Bench<'a> {
         }
         for round in 0..=self.options.rounds {
             // The first round fills caches and is thrown away.
-            let time = if round == 0 { Duration::from_secs(1) } else { Duration::from_secs(self.options.seconds) };
+            let time =
+                if round == 0 { Duration::from_secs(1) } else { Duration::from_secs(self.options.seconds) };
             if let Some(nginx) = &nginx {
                 let (tokens, codes) = (self.tokens.values().next(), self.codes.values().next());
                 let (tokens, codes) = (tokens.context("no runtime")?, codes.context("no runtime")?);
@@ -242,7 +252,11 @@ impl<'a> Bench<'a> {
             let tokens = self.tokens(name)?.get(self.options.connections..).context("too few tokens")?;
             let mut source = Cached::new(tokens, self.codes(name)?, lines, 201);
             for round in 0..=self.options.rounds {
-                let time = if round == 0 { Duration::from_secs(1) } else { Duration::from_secs(self.options.seconds) };
+                let time = if round == 0 {
+                    Duration::from_secs(1)
+                } else {
+                    Duration::from_secs(self.options.seconds)
+                };
                 let before = source.lines_recorded;
                 let (stretch, mut cost, answers) =
                     self.stretch(&server, self.options.batch_connections, time, &mut source)?;
@@ -264,7 +278,8 @@ impl<'a> Bench<'a> {
         for (name, site) in &self.sites {
             let codes = Issuer::new(site).persons(&persons)?;
             let server = site.start()?;
-            let connections = if lines == 0 { self.options.connections } else { self.options.batch_connections };
+            let connections =
+                if lines == 0 { self.options.connections } else { self.options.batch_connections };
             let tokens = self.tokens(name)?.get(..connections).context("too few tokens")?;
             // Client ids far above those of the cached scans.
             let mut source = NeverSeen::new(tokens, &codes, lines, (1 << 40) + first as u64);
@@ -349,7 +364,13 @@ impl<'a> Bench<'a> {
 
 type Rounds = BTreeMap<String, Vec<(Stretch, Cost, u64)>>;
 
-fn keep(rounds: &mut Rounds, order: &mut Vec<String>, name: &str, round: usize, measured: (Stretch, Cost, u64)) {
+fn keep(
+    rounds: &mut Rounds,
+    order: &mut Vec<String>,
+    name: &str,
+    round: usize,
+    measured: (Stretch, Cost, u64),
+) {
     if round == 0 {
         order.push(name.to_owned());
         return;
@@ -436,11 +457,15 @@ fn ratios(report: &Report) -> BTreeMap<String, f64> {
         if let Some(nginx) = nginx {
             let ratio = |us: f64| us / nginx.cpu.total_us;
             all.insert(format!("single, {}: all CPU / nginx", figure.server), ratio(figure.cpu.total_us));
-            all.insert(format!("single, {}: CPU up to the answer / nginx", figure.server), ratio(figure.answer_us));
+            all.insert(
+                format!("single, {}: CPU up to the answer / nginx", figure.server),
+                ratio(figure.answer_us),
+            );
         }
     }
     if let Some(verify) = &report.verify_only {
-        for (kind, figures) in [("batches", &report.never_seen_batch), ("singles", &report.never_seen_single)] {
+        for (kind, figures) in [("batches", &report.never_seen_batch), ("singles", &report.never_seen_single)]
+        {
             for figure in figures {
                 let name = format!("never seen in {kind}, {}: rate / verify-only rate", figure.server);
                 all.insert(name, figure.rate_per_s * verify.ed25519_us / 1e6);
@@ -453,7 +478,11 @@ fn ratios(report: &Report) -> BTreeMap<String, f64> {
 fn table(report: &Report) -> String {
     let mut out = String::new();
     let machine = &report.machine;
-    let _ = writeln!(out, "{}\n{}, {} cores, {} MiB, Linux {}", report.command, machine.cpu, machine.cores, machine.memory_mib, machine.kernel);
+    let _ = writeln!(
+        out,
+        "{}\n{}, {} cores, {} MiB, Linux {}",
+        report.command, machine.cpu, machine.cores, machine.memory_mib, machine.kernel
+    );
     for (title, figures) in [
         ("single POST of a cached SG1 token, recorded and durable", &report.single),
         ("batch of cached SG1 tokens, recorded and durable", &report.batch),
@@ -468,8 +497,15 @@ fn table(report: &Report) -> String {
             let _ = writeln!(
                 out,
                 "  {:<6} {:>8.2} µs CPU a {} ({:.2} up to the answer, {:.2} store drain)  {:>9.0}/s  p50 {} µs  p99 {} µs  of {}{}",
-                figure.server, figure.cpu.total_us, figure.unit, figure.answer_us, figure.drain_us,
-                figure.rate_per_s, figure.p50_us, figure.p99_us, figure.count,
+                figure.server,
+                figure.cpu.total_us,
+                figure.unit,
+                figure.answer_us,
+                figure.drain_us,
+                figure.rate_per_s,
+                figure.p50_us,
+                figure.p99_us,
+                figure.count,
                 if figure.shed > 0 { format!("  shed {}", figure.shed) } else { String::new() },
             );
             let threads: Vec<String> =
@@ -478,12 +514,20 @@ fn table(report: &Report) -> String {
         }
     }
     if let Some(verify) = &report.verify_only {
-        let _ = writeln!(out, "\nverify only: Ed25519 {:.1} µs, whole SG1 token {:.1} µs", verify.ed25519_us, verify.sg1_us);
+        let _ = writeln!(
+            out,
+            "\nverify only: Ed25519 {:.1} µs, whole SG1 token {:.1} µs",
+            verify.ed25519_us, verify.sg1_us
+        );
     }
     if !report.idle.is_empty() {
         let _ = writeln!(out, "\nidle keep-alive connections after one request");
         for idle in &report.idle {
-            let _ = writeln!(out, "  {:<6} {:>8.0} bytes of RSS a connection ({} connections)", idle.server, idle.bytes_each, idle.connections);
+            let _ = writeln!(
+                out,
+                "  {:<6} {:>8.0} bytes of RSS a connection ({} connections)",
+                idle.server, idle.bytes_each, idle.connections
+            );
         }
     }
     if !report.ratios.is_empty() {

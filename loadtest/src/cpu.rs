@@ -28,7 +28,8 @@ pub struct Cost {
 pub fn usage(pids: &[u32]) -> Result<Usage> {
     let mut usage = Usage::default();
     for pid in pids {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("process {pid} is gone"))?;
+        let tasks =
+            fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("process {pid} is gone"))?;
         for task in tasks.flatten() {
             let path = task.path();
             // A thread may end between the listing and the reading.

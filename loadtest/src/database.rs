@@ -33,7 +33,8 @@ impl Database {
     }
 
     fn run(&self, verb: &str, rest: &[&str]) -> Result<()> {
-        let output = Command::new("bash").arg(&self.script).arg(verb).arg(self.root.path()).args(rest).output()?;
+        let output =
+            Command::new("bash").arg(&self.script).arg(verb).arg(self.root.path()).args(rest).output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "the database script's {verb} failed: {said}");
         Ok(())

@@ -25,12 +25,12 @@ impl<'a> Issuer<'a> {
 
     /// A bearer token for a device at each of these places.
     pub fn place_devices(&self, places: &[String]) -> Result<Vec<String>> {
-        self.devices(places, "gate", RoleRef::Place)
+        self.devices(places, "gate", |place| RoleRef::Place(place))
     }
 
     /// A bearer token for each person's own device.
     pub fn person_devices(&self, persons: &[String]) -> Result<Vec<String>> {
-        self.devices(persons, "phone", RoleRef::Person)
+        self.devices(persons, "phone", |person| RoleRef::Person(person))
     }
 
     /// An SG1 payload for each of these people.
@@ -43,7 +43,7 @@ impl<'a> Issuer<'a> {
         &self,
         references: &[String],
         kind: &str,
-        role: impl Fn(&str) -> RoleRef<'_> + Sync,
+        role: impl for<'r> Fn(&'r str) -> RoleRef<'r> + Sync,
     ) -> Result<Vec<String>> {
         let now = UnixMillis::now();
         many(references, |index, reference| {

@@ -24,7 +24,9 @@ pub fn machine() -> Machine {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {
         let line = cpuinfo.lines().find(|line| line.starts_with(name));
-        line.and_then(|line| line.split_once(": ")).map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+        line.and_then(|line| line.split_once(": "))
+            .map(|(_, value)| value.trim().to_owned())
+            .unwrap_or_default()
     };
     let memory_kib: u64 = fs::read_to_string("/proc/meminfo")
         .ok()

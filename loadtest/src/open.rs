@@ -217,7 +217,9 @@ async fn http2(target: Target, mut queue: mpsc::UnboundedReceiver<Job>, shared: 
         let (sender, shared, broken) = (connection.clone(), shared.clone(), broken.clone());
         tokio::spawn(async move {
             let result = match (sender, make(&shared.traffic, &job.doubt, shared.batch)) {
-                (Some(sender), Ok((post, asked))) => post_http2(sender, post).await.map(|answer| (answer, asked)),
+                (Some(sender), Ok((post, asked))) => {
+                    post_http2(sender, post).await.map(|answer| (answer, asked))
+                }
                 (None, _) => Err(anyhow::anyhow!("no connection")),
                 (_, Err(error)) => Err(error),
             };
@@ -264,7 +266,8 @@ pub fn settle(ledger: &mut Ledger, asked: &[&str], answer: &Answer, batch: bool)
             _ => Ending::Failed,
         });
     }
-    let lines: Vec<&[u8]> = answer.body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&[u8]> =
+        answer.body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
     ensure!(lines.len() == asked.len(), "{} lines answered with {}", asked.len(), lines.len());
     for (asked, line) in asked.iter().zip(&lines) {
         ledger.answer(asked, line)?;

@@ -28,20 +28,35 @@ pub fn page(report: &Report) -> String {
     let curve = report.latency.curve.iter().map(|(quantile, ms)| (tail(*quantile), *ms)).collect();
     let quantile_ticks = [(0.0, "0"), (1.0, "90 %"), (2.0, "99 %"), (3.0, "99.9 %"), (4.0, "99.99 %")];
     let charts = [
-        chart("Latency by percentile, ms", &[Line { name: "latency", class: "a", points: curve }], &quantile_ticks, &[]),
-        over_time("Requests a second", &[
-            Line { name: "answered", class: "a", points: seconds(|second| count(second.answered)) },
-            Line { name: "shed", class: "b", points: seconds(|second| count(second.shed)) },
-            Line { name: "failed", class: "c", points: seconds(|second| count(second.failed)) },
-        ], report),
-        over_time("Latency over time, ms", &[
-            Line { name: "p50", class: "a", points: seconds(|second| second.p50_ms) },
-            Line { name: "p99", class: "b", points: seconds(|second| second.p99_ms) },
-            Line { name: "slowest", class: "c", points: seconds(|second| second.max_ms) },
-        ], report),
-        over_time("Gateway's memory, MiB", &[
-            Line { name: "resident", class: "a", points: seconds(|second| second.resident_mib) },
-        ], report),
+        chart(
+            "Latency by percentile, ms",
+            &[Line { name: "latency", class: "a", points: curve }],
+            &quantile_ticks,
+            &[],
+        ),
+        over_time(
+            "Requests a second",
+            &[
+                Line { name: "answered", class: "a", points: seconds(|second| count(second.answered)) },
+                Line { name: "shed", class: "b", points: seconds(|second| count(second.shed)) },
+                Line { name: "failed", class: "c", points: seconds(|second| count(second.failed)) },
+            ],
+            report,
+        ),
+        over_time(
+            "Latency over time, ms",
+            &[
+                Line { name: "p50", class: "a", points: seconds(|second| second.p50_ms) },
+                Line { name: "p99", class: "b", points: seconds(|second| second.p99_ms) },
+                Line { name: "slowest", class: "c", points: seconds(|second| second.max_ms) },
+            ],
+            report,
+        ),
+        over_time(
+            "Gateway's memory, MiB",
+            &[Line { name: "resident", class: "a", points: seconds(|second| second.resident_mib) }],
+            report,
+        ),
     ];
     let verdict = if report.passed() { "passed" } else { "failed" };
     let facts = serde_json::json!({
@@ -71,7 +86,8 @@ text.c{fill:#ff8a80}}";
 
 fn over_time(title: &str, lines: &[Line<'_>], report: &Report) -> String {
     let end = report.seconds.len().saturating_sub(1).max(1);
-    let step = [1, 2, 5, 10, 30, 60, 300, 600, 3600].into_iter().find(|step| end / step <= 12).unwrap_or(7200);
+    let step =
+        [1, 2, 5, 10, 30, 60, 300, 600, 3600].into_iter().find(|step| end / step <= 12).unwrap_or(7200);
     let labels: Vec<(f64, String)> =
         (0..=end).step_by(step).map(|second| (count(second as u64), format!("{second} s"))).collect();
     let ticks: Vec<(f64, &str)> = labels.iter().map(|(at, label)| (*at, label.as_str())).collect();
@@ -96,7 +112,8 @@ fn chart(title: &str, lines: &[Line<'_>], ticks: &[(f64, &str)], events: &[(f64,
         );
     }
     for (value, label) in ticks.iter().filter(|(value, _)| *value <= x_max) {
-        let _ = write!(svg, "<text x={:.1} y={:.1} text-anchor=middle>{label}</text>", x(*value), HEIGHT - 8.0);
+        let _ =
+            write!(svg, "<text x={:.1} y={:.1} text-anchor=middle>{label}</text>", x(*value), HEIGHT - 8.0);
     }
     for (at, what) in events.iter().filter(|(at, _)| *at <= x_max) {
         let at = x(*at);

@@ -41,7 +41,11 @@ pub fn bodies(round: u64) -> Vec<Body> {
         all.push(Body { name, batch: false, bytes: bytes.clone() });
         all.push(Body { name, batch: true, bytes });
     }
-    all.push(Body { name: "a thousand bad lines", batch: true, bytes: b"{\"id\":\"a\",\"qr\":\"|||||||\"}\n".repeat(1000) });
+    all.push(Body {
+        name: "a thousand bad lines",
+        batch: true,
+        bytes: b"{\"id\":\"a\",\"qr\":\"|||||||\"}\n".repeat(1000),
+    });
     all.push(Body { name: "line feeds", batch: true, bytes: vec![b'\n'; 1 << 19] });
     all
 }
@@ -84,7 +88,10 @@ fn payloads(random: &mut Random) -> Vec<(&'static str, String)> {
 
 /// Requests that are wrong as HTTP. All of them close their connection, or are closed on.
 pub fn requests(token: &str) -> Vec<Vec<u8>> {
-    let head = |rest: &str| format!("POST /v1/checkins HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{rest}").into_bytes();
+    let head = |rest: &str| {
+        format!("POST /v1/checkins HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{rest}")
+            .into_bytes()
+    };
     let bomb = {
         let mut encoder = Vec::new();
         // 512 KiB of stored zeros behind a header that promises gzip.
@@ -92,12 +99,21 @@ pub fn requests(token: &str) -> Vec<Vec<u8>> {
         encoder.extend_from_slice(&[0xff; 4096]);
         encoder
     };
-    let gzip = [head(&format!("Content-Type: application/x-ndjson\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", bomb.len())), bomb].concat();
+    let gzip = [
+        head(&format!(
+            "Content-Type: application/x-ndjson\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
+            bomb.len()
+        )),
+        bomb,
+    ]
+    .concat();
     vec![
         head("Content-Type: application/json\r\nContent-Length: -1\r\n\r\n"),
         head("Content-Type: application/json\r\nContent-Length: 99999999999999999999\r\n\r\n"),
         head("Content-Type: application/json\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef"),
-        head("Content-Type: application/json\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        head(
+            "Content-Type: application/json\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
         head("Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n"),
         head("Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
         head(&format!("X: {}\r\n\r\n", "a".repeat(100_000))),

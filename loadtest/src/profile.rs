@@ -20,11 +20,6 @@ impl Profile {
         Self { points }
     }
 
-    /// How long it lasts.
-    pub fn length(&self) -> Duration {
-        Duration::from_secs_f64(self.points.last().map_or(0.0, |(end, _)| *end))
-    }
-
     /// All arrivals.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A count from a positive area.
     pub fn arrivals(&self) -> u64 {

@@ -81,7 +81,10 @@ pub enum Ending {
 impl Recorder {
     /// Counts from now on.
     pub fn start() -> Self {
-        Self { started: Instant::now(), inner: Mutex::new(Inner { all: histogram(DIGITS), seconds: Vec::new() }) }
+        Self {
+            started: Instant::now(),
+            inner: Mutex::new(Inner { all: histogram(DIGITS), seconds: Vec::new() }),
+        }
     }
 
     /// When it started.
@@ -154,7 +157,10 @@ fn second((bucket, histogram): &(Bucket, Histogram<u64>)) -> Second {
 
 fn latency(histogram: &Histogram<u64>) -> Latency {
     let at = |quantile| ms(histogram.value_at_quantile(quantile));
-    let quantiles = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 1.0];
+    let quantiles = [
+        0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995,
+        0.9999, 1.0,
+    ];
     Latency {
         p50_ms: at(0.5),
         p90_ms: at(0.9),

@@ -108,19 +108,36 @@ impl Report {
         let mut lines = vec![
             format!(
                 "{}: {} answered ({:.0}/s), {} shed, {} failed, {} resent in {:.1} s",
-                self.scenario, self.answered, self.answered_per_s, self.shed, self.failed, self.resent, self.elapsed_s
+                self.scenario,
+                self.answered,
+                self.answered_per_s,
+                self.shed,
+                self.failed,
+                self.resent,
+                self.elapsed_s
             ),
             format!(
                 "  latency ms: p50 {:.2}  p90 {:.2}  p99 {:.2}  p99.9 {:.2}  max {:.2}",
-                self.latency.p50_ms, self.latency.p90_ms, self.latency.p99_ms, self.latency.p999_ms, self.latency.max_ms
+                self.latency.p50_ms,
+                self.latency.p90_ms,
+                self.latency.p99_ms,
+                self.latency.p999_ms,
+                self.latency.max_ms
             ),
             format!("  outcomes: {}", pairs(&self.outcomes)),
             format!(
                 "  audit {}: {} acknowledged, {} exported, {} refused; missing {}, repeated {}, wrong direction {}, \
                  unexpected {}, contradictions {}; store caught up after {:.1} s",
                 if audit.passed() { "passed" } else { "FAILED" },
-                audit.acknowledged, audit.exported, audit.refused, audit.missing, audit.repeated,
-                audit.wrong_direction, audit.unexpected, audit.contradictions, audit.caught_up_s
+                audit.acknowledged,
+                audit.exported,
+                audit.refused,
+                audit.missing,
+                audit.repeated,
+                audit.wrong_direction,
+                audit.unexpected,
+                audit.contradictions,
+                audit.caught_up_s
             ),
         ];
         if !self.notes.is_empty() {

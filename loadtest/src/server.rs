@@ -50,7 +50,11 @@ impl Server {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
-            ensure!(started.elapsed() < within, "still running {within:?} after SIGTERM: {}", self.log_tail());
+            ensure!(
+                started.elapsed() < within,
+                "still running {within:?} after SIGTERM: {}",
+                self.log_tail()
+            );
             sleep(Duration::from_millis(20));
         }
     }
@@ -109,7 +113,16 @@ impl Site {
         let data = root.path().join("data");
         let (listen, admin) = free_ports()?;
         let binary = binary.canonicalize().with_context(|| format!("no binary at {}", binary.display()))?;
-        let site = Self { root: Arc::new(root), binary, data, listen, admin, settings: Vec::new(), core: None, tls: false };
+        let site = Self {
+            root: Arc::new(root),
+            binary,
+            data,
+            listen,
+            admin,
+            settings: Vec::new(),
+            core: None,
+            tls: false,
+        };
         Ok(site.set("limits.device_scans_per_s", "0"))
     }
 
@@ -163,14 +176,6 @@ impl Site {
         let (at, path) = if self.tls { (self.admin, "/metrics") } else { (self.listen, "/readyz") };
         server.wait_for(at, path).context("scangate")?;
         Ok(server)
-    }
-
-    /// Runs a subcommand on the data directory and returns what it printed.
-    pub fn run(&self, arguments: &[&str]) -> Result<String> {
-        let output = self.command(arguments).stdin(Stdio::null()).output()?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(output.status.success(), "scangate {}: {}: {said}", arguments.join(" "), output.status);
-        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// A subcommand, to be run on the data directory.

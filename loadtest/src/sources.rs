@@ -48,18 +48,12 @@ impl Cached {
             lines_recorded: 0,
         }
     }
-
-    /// Bytes of a typical request.
-    pub fn request_bytes(&mut self) -> usize {
-        let mut request = Vec::new();
-        self.next(0, &mut request);
-        request.len()
-    }
 }
 
 impl Source for Cached {
     fn next(&mut self, connection: usize, request: &mut Vec<u8>) -> bool {
-        let (Some(head), Some(device)) = (self.heads.get(connection), self.devices.get_mut(connection)) else {
+        let (Some(head), Some(device)) = (self.heads.get(connection), self.devices.get_mut(connection))
+        else {
             return false;
         };
         let count = self.lines_per_request.max(1);
@@ -130,7 +124,8 @@ impl Source for NeverSeen {
     fn next(&mut self, connection: usize, request: &mut Vec<u8>) -> bool {
         let count = self.lines_per_request.max(1);
         let newline = usize::from(self.lines_per_request > 0);
-        let (Some(head), Some(lines)) = (self.heads.get(connection), self.lines.get(self.next..self.next + count))
+        let (Some(head), Some(lines)) =
+            (self.heads.get(connection), self.lines.get(self.next..self.next + count))
         else {
             return false;
         };
@@ -171,7 +166,8 @@ fn recorded(status: u16, body: &[u8], lines_per_request: usize, expected_status:
     }
     ensure!(status == 200, "a batch was answered {status}: {}", String::from_utf8_lossy(body));
     let lines = memchr::memmem::find_iter(body, b"\"status\":201").count();
-    let first = || String::from_utf8_lossy(body).lines().find(|line| !line.contains(":201")).map(str::to_owned);
+    let first =
+        || String::from_utf8_lossy(body).lines().find(|line| !line.contains(":201")).map(str::to_owned);
     ensure!(lines == lines_per_request, "{lines} of {lines_per_request} lines were recorded; {:?}", first());
     Ok(lines as u64)
 }

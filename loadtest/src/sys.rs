@@ -12,20 +12,11 @@ pub fn pin(core: usize) -> Result<()> {
         libc::CPU_SET(core, &mut set);
         libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
     };
-    if failed == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).context(format!("can't pin to core {core}")) }
-}
-
-/// Lets the calling thread run on the first `cores` cores again.
-pub fn unpin(cores: usize) -> Result<()> {
-    // SAFETY: as in `pin`.
-    let failed = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        for core in 0..cores.min(1024) {
-            libc::CPU_SET(core, &mut set);
-        }
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
-    };
-    if failed == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).context("can't unpin") }
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error()).context(format!("can't pin to core {core}"))
+    }
 }
 
 /// Raises the limit on open descriptors to what is allowed, for this process and its children.
@@ -50,5 +41,9 @@ pub fn signal(pid: u32, signal: i32) -> Result<()> {
     let pid = i32::try_from(pid)?;
     // SAFETY: kill takes two integers. Callers pass the id of a child that they still hold unreaped.
     let failed = unsafe { libc::kill(pid, signal) };
-    if failed == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).context(format!("can't signal {pid}")) }
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error()).context(format!("can't signal {pid}"))
+    }
 }

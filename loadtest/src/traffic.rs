@@ -104,7 +104,11 @@ impl Traffic {
             _ => "auto",
         };
         let scans_places = self.devices.get(device).is_some_and(|device| device.scans_places);
-        let qr = if scans_places { codes::poster(self.zipf.rank(&mut random) as u64) } else { self.person(&mut random) };
+        let qr = if scans_places {
+            codes::poster(self.zipf.rank(&mut random) as u64)
+        } else {
+            self.person(&mut random)
+        };
         let id = uuid_like(n);
         let id = std::str::from_utf8(&id).unwrap_or_default();
         let qr = serde_json::Value::from(qr);

@@ -26,7 +26,11 @@ pub fn database_away(stage: &mut Stage<'_>, killed: bool) -> Result<()> {
         stage.database.as_ref().context("no database")?.signal(signal)?;
         sleep(away);
         let database = stage.database.as_ref().context("no database")?;
-        if killed { database.up()? } else { database.signal("CONT")? }
+        if killed {
+            database.up()?
+        } else {
+            database.signal("CONT")?
+        }
         stage.event("database back");
         Ok(())
     })
@@ -77,7 +81,10 @@ pub fn two_gateways(stage: &mut Stage<'_>) -> Result<()> {
         load.join().unwrap_or_else(|_| anyhow::bail!("the second load panicked"))
     })?;
     #[allow(clippy::cast_precision_loss)] // Check-ins of a run stay far below 2^52.
-    let each = [("first gateway's check-ins", stage.ledger.checkins()), ("second gateway's check-ins", ledger.checkins())];
+    let each = [
+        ("first gateway's check-ins", stage.ledger.checkins()),
+        ("second gateway's check-ins", ledger.checkins()),
+    ];
     for (name, count) in each {
         #[allow(clippy::cast_precision_loss)] // As above.
         stage.notes.insert(name.to_owned(), count as f64);

@@ -80,7 +80,10 @@ pub fn poison(stage: &mut Stage<'_>) -> Result<()> {
                     sent += 1;
                     match connection.post(&post).await {
                         Ok(answer) if answer.status >= 500 && answer.status != 503 => server_errors += 1,
-                        Ok(answer) if answer.status == 201 || memchr::memmem::find(&answer.body, b"\"recorded\"").is_some() => {
+                        Ok(answer)
+                            if answer.status == 201
+                                || memchr::memmem::find(&answer.body, b"\"recorded\"").is_some() =>
+                        {
                             accepted.push(body.name);
                         }
                         Ok(_) => {}
@@ -101,7 +104,9 @@ pub fn poison(stage: &mut Stage<'_>) -> Result<()> {
         }
         ensure!(accepted.is_empty(), "hostile payloads were recorded: {accepted:?}");
         stage.ledger.server_errors += u64::from(server_errors);
-        for (name, count) in [("hostile requests", sent), ("answered 5xx", server_errors), ("closed unanswered", closed)] {
+        for (name, count) in
+            [("hostile requests", sent), ("answered 5xx", server_errors), ("closed unanswered", closed)]
+        {
             stage.notes.insert(name.to_owned(), f64::from(count));
         }
         Ok(())

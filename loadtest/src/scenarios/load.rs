@@ -41,7 +41,9 @@ pub fn reconnect_storm(stage: &mut Stage<'_>) -> Result<()> {
         stage.event("reconnect");
         let offset = stage.recorder.started().elapsed().as_secs_f64();
         // The intended times continue where the last round's ended.
-        let profile = |rate: f64| Profile::through(vec![(0.0, 0.0), (offset, 0.0), (offset + 1e-6, rate), (offset + seconds, rate)]);
+        let profile = |rate: f64| {
+            Profile::through(vec![(0.0, 0.0), (offset, 0.0), (offset + 1e-6, rate), (offset + seconds, rate)])
+        };
         let plan = stage.plan(profile, first_scan);
         first_scan += plan.profile.arrivals() * plan.batch_lines.max(1) + 1000;
         stage.load_while(&plan, |_| Ok(()))?;

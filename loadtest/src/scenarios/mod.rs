@@ -25,11 +25,11 @@ use crate::profile::Profile;
 use crate::record::Recorder;
 use crate::report::Report;
 use crate::server::{Server, Site};
+use crate::sys;
 use crate::thresholds;
 use crate::tls;
 use crate::traffic::{Mix, Shape, Traffic};
 use crate::wire::Target;
-use crate::sys;
 
 /// What can be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
