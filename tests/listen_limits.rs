@@ -155,6 +155,11 @@ fn many_busy_connections_are_served_beyond_the_buffer_pool() {
 #[test]
 fn a_drain_lets_requests_finish_and_closes_the_rest() {
     let _alone = alone();
+    // The first runtime of a process opens a signal pipe for good.
+    for runtime in runtimes() {
+        Server::start(runtime, |_| {}).stop();
+    }
+    std::thread::sleep(Duration::from_millis(200));
     let before = descriptors();
     for runtime in runtimes() {
         let server = Server::start(runtime, |_| {});
@@ -216,5 +221,64 @@ fn a_taken_address_is_refused_at_once() {
         let refused =
             scangate::listen::run(&settings, None, |_| listen_support::Echo, scangate::listen::Drain::new());
         assert!(matches!(refused, Err(scangate::listen::ListenError::Bind { .. })));
+    }
+}
+
+#[test]
+fn a_panic_costs_its_own_connection_only() {
+    let _alone = alone();
+    for runtime in runtimes() {
+        let server = Server::start(runtime, |_| {});
+        let mut other = server.connect();
+        other.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        assert_eq!(server.exchange(b"GET /panic HTTP/1.1\r\nHost: x\r\n\r\n"), "");
+        assert!(read_response(&mut other).1.contains("/slow"));
+        drop(other);
+        eventually("the end of both", || count(&server.counters.open) == 0);
+    }
+}
+
+#[test]
+fn running_out_of_descriptors_is_waited_out() {
+    let _alone = alone();
+    for runtime in runtimes() {
+        let server = Server::start(runtime, |_| {});
+        let waiting: Vec<socket2::Socket> = (0..20)
+            .map(|_| socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap())
+            .collect();
+        // Started up in full, so that what it opens and closes for itself is behind it.
+        server.exchange(b"GET / HTTP/1.0\r\n\r\n");
+        std::thread::sleep(Duration::from_millis(200));
+        let usual = set_descriptor_limit(lowest_free_descriptor());
+        for socket in &waiting {
+            socket.connect(&server.address.into()).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(600));
+        set_descriptor_limit(usual);
+        let failed = count(&server.counters.accept_errors);
+        assert!((1..=10).contains(&failed), "{failed} failures in 0.6 s");
+        for socket in waiting {
+            let mut socket = TcpStream::from(socket);
+            socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            socket.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            read_response(&mut socket);
+        }
+    }
+}
+
+fn lowest_free_descriptor() -> u64 {
+    use std::os::fd::AsRawFd;
+    u64::try_from(std::fs::File::open("/dev/null").unwrap().as_raw_fd()).unwrap()
+}
+
+/// Sets the process's soft limit and returns the one before.
+fn set_descriptor_limit(limit: u64) -> u64 {
+    let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls only read or write the struct they are given.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limits), 0);
+        let before = std::mem::replace(&mut limits.rlim_cur, limit);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limits), 0);
+        before
     }
 }

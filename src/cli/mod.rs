@@ -1,6 +1,9 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
 mod check_config;
+mod export;
+mod serve;
+mod tools;
 mod ttl;
 
 use std::ffi::OsString;
@@ -311,7 +314,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(serve) => {
             let loaded = serve.load()?;
             crate::observe::log::start(&loaded.config.log);
-            anyhow::bail!("unavailable")
+            serve::run(&loaded.config)
         }
         Command::CheckConfig { file } => {
             print(&check_config::report(&file, std::env::vars_os())?)?;
@@ -327,11 +330,11 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
             io::stdout().write_all(&script)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Issue(_)
-        | Command::Keys(_)
-        | Command::Verify(_)
-        | Command::Journal(_)
-        | Command::Export(_) => anyhow::bail!("unavailable"),
+        Command::Issue(issue) => tools::issue(issue),
+        Command::Keys(keys) => tools::keys(keys),
+        Command::Verify(verify) => tools::verify(&verify),
+        Command::Journal(journal) => tools::journal(&journal),
+        Command::Export(range) => export::run(&range),
     }
 }
 

@@ -2,11 +2,11 @@
 //!
 //! # Path of a connection
 //!
-//! [`accept`] takes a socket off its core's own listener and gives it one task in [`connection`]. The
+//! `accept` takes a socket off its core's own listener and gives it one task in `connection`. The
 //! task starts *parked*: it holds the socket, a readiness wait and nothing else, so that hundreds of
 //! thousands of idle devices cost task state and no buffers. The first byte builds hyper's state over
-//! the [`stream`]; a connection that falls quiet again gives that state back and parks. [`limits`] owns
-//! time: one sweeper a core walks the connections and ends the overdue ones. [`http`] hands each request
+//! the `stream`; a connection that falls quiet again gives that state back and parks. `limits` owns
+//! time: one sweeper a core walks the connections and ends the overdue ones. `http` hands each request
 //! to the [`Service`], and [`body`] reads its body up to a limit.
 //!
 //! **A socket is always shut down before it is dropped.** An io_uring operation keeps the file it waits

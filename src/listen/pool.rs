@@ -9,8 +9,8 @@ const BUFFERS_MAX: usize = 256;
 
 /// A burst worth cleaning up after, in active connections.
 const BURST_MIN: usize = 512;
-/// Between two clean-ups: each takes milliseconds.
-const TRIM_PAUSE_MS: u64 = 5_000;
+/// Between two clean-ups: after a burst of 8,000 one held its core for 80 ms.
+const TRIM_PAUSE_MS: u64 = 30_000;
 
 thread_local! {
     static POOL: RefCell<Pool> = const { RefCell::new(Pool { free: Vec::new(), leased: 0 }) };

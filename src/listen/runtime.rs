@@ -99,7 +99,7 @@ fn probe_aside() -> io::Result<()> {
         .unwrap_or_else(|_| Err(io::Error::other("the probe panicked")))
 }
 
-/// Makes a small ring and asks for the operations that [`super::uring`] uses. Refused with EPERM under
+/// Makes a small ring and asks for the operations that `uring` uses. Refused with EPERM under
 /// seccomp or `kernel.io_uring_disabled`, with ENOSYS before Linux 5.1.
 fn probe() -> io::Result<()> {
     let ring = IoUring::new(8)?;

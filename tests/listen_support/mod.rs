@@ -44,6 +44,7 @@ impl Service for Echo {
             match path.as_str() {
                 "/slow" => tokio::time::sleep(Duration::from_millis(400)).await,
                 "/never" => std::future::pending().await,
+                "/panic" => panic!("a bug in a service, as the test wants it"),
                 "/unread" => return status(403, "unread"),
                 "/events" => return Response::new(Body::stream(events())),
                 "/large" => return Response::new(Body::from(vec![b'x'; 3_000_000])),

@@ -1,0 +1,67 @@
+//! `serve`: starts the gateway, tells where it is, and passes signals on to it.
+
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::print;
+use crate::config::Config;
+use crate::gateway::{Gateway, Stop};
+use crate::issue::{RoleRef, issue_device};
+use crate::scan::{App, UnixMillis};
+
+/// How long the token in the ready-to-paste line is good for.
+const EXAMPLE_TTL: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+
+/// The place that the ready-to-paste line's device stands at.
+const EXAMPLE_PLACE: &str = "demo-gate";
+
+/// The citizen card of the document that defines its form: a specimen, nobody's.
+const EXAMPLE_CARD: &str = "001090123456|012345678|NGUYEN VAN A|01011990|Nam|12 Phố Huế, Hai Bà Trưng, Hà Nội|15042021";
+
+pub(super) fn run(config: &Config) -> anyhow::Result<ExitCode> {
+    let gateway = Gateway::start(config)?;
+    let signals = listen_for_signals(gateway.signals())?;
+    print(&greeting(config, &gateway)?)?;
+    let ended = gateway.run();
+    signals.shutdown_background();
+    ended?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn greeting(config: &Config, gateway: &Gateway) -> anyhow::Result<String> {
+    let scheme = if config.tls.certificate_file.is_some() { "https" } else { "http" };
+    let (public, admin) = (gateway.address(), gateway.admin_address());
+    let mut text = format!("scangate listens on {scheme}://{public} (admin http://{admin})\n");
+    if gateway.has_development_keys() {
+        let place = RoleRef::Place(EXAMPLE_PLACE);
+        let data_dir = &config.gateway.data_dir;
+        let token = issue_device(data_dir, App::PcCovid, place, EXAMPLE_TTL, UnixMillis::now())?;
+        text.push_str(&format!(
+            "development keys: for loopback only. A first check-in:\n\n\
+             curl -s {scheme}://{public}/v1/checkins -H 'Content-Type: application/json' \\\n  \
+             -H 'Authorization: Bearer {token}' \\\n  \
+             -d '{{\"id\":\"scan-1\",\"qr\":\"{EXAMPLE_CARD}\"}}'\n\n"
+        ));
+    }
+    Ok(text)
+}
+
+/// SIGTERM and SIGINT drain and stop; SIGHUP loads keys, revocations and the certificate again.
+fn listen_for_signals(signals: crate::gateway::Signals) -> anyhow::Result<tokio::runtime::Runtime> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("signals").enable_all().build()?;
+    let _entered = runtime.enter();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
+    runtime.spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => signals.stop(),
+                _ = interrupt.recv() => signals.stop(),
+                _ = hangup.recv() => signals.reload(),
+            }
+        }
+    });
+    Ok(runtime)
+}
