@@ -24,7 +24,7 @@ fn device_token(criterion: &mut Criterion) {
     let settings = AuthenticateSettings { rate, ..AuthenticateSettings::default() };
     let authenticator = Authenticator::new(keys, identity, &settings);
     let role = RoleRef::Place("https://qr.pccovid.gov.vn/Ab3xK9pQ");
-    let token = issue::issue_device(dir.path(), App::PcCovid, role, Duration::from_hours(1), NOW);
+    let token = issue::issue_device(dir.path(), App::PcCovid, role, None, Duration::from_hours(1), NOW);
     let token = token.expect("a token");
     let header = format!("Bearer {token}");
     let device = authenticator.verify(&token, NOW).expect("a valid token");

@@ -38,12 +38,7 @@ static ALLOCATOR: Counting = Counting;
 const T0: i64 = 1_637_700_000_000;
 
 fn settings() -> Settings {
-    Settings {
-        windows_s: vec![60],
-        remember_s: 172_800,
-        auto_reset_s: 57_600,
-        entries_max: u64::MAX,
-    }
+    Settings { windows_s: vec![60], remember_s: 172_800, auto_reset_s: 57_600, entries_max: u64::MAX }
 }
 
 /// A new person each time: the worst case for memory and cache.

@@ -65,9 +65,6 @@ fn identity(criterion: &mut Criterion) {
     group.bench_function("client_key", |bencher| {
         bencher.iter(|| identity.client(device, black_box("0b5c1e0e-7d4f-4a3e-9c1b-2f6d8a7e5b4c")));
     });
-    group.bench_function("checkin_hash", |bencher| {
-        bencher.iter(|| identity.checkin_hash(black_box(person), place, DirectionRequest::Auto, NOW));
-    });
     group.finish();
 }
 

@@ -88,18 +88,19 @@ struct DeviceClaims<'a> {
     class: Option<&'a str>,
 }
 
-/// Issues a device token (a JWT) with a fresh device name.
+/// Issues a device token (a JWT) with a fresh device name, and the class of its place if it has one.
 pub fn issue_device(
     data_dir: &Path,
     app: App,
     role: RoleRef<'_>,
+    class: Option<&str>,
     ttl: Duration,
     now: UnixMillis,
 ) -> Result<String, IssueError> {
     let mut nonce = [0_u8; 8];
     aws_lc_rs::rand::fill(&mut nonce).map_err(|_| KeysError::Random)?;
     let sub = format!("dev-{:016x}", u64::from_be_bytes(nonce));
-    issue_device_named(data_dir, app, role, &sub, None, ttl, now)
+    issue_device_named(data_dir, app, role, &sub, class, ttl, now)
 }
 
 /// Issues a device token for a device of this name (`sub`), with the class of its place if it has one.

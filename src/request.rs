@@ -111,7 +111,9 @@ pub fn batch<'a>(
     payload_bytes_max: usize,
 ) -> Vec<Result<ScanRequest<'a>, Malformed>> {
     match simd_json::serde::from_slice::<Vec<Fields<'a>>>(document) {
-        Ok(all) if all.len() == count => all.into_iter().map(|fields| checked(fields, payload_bytes_max)).collect(),
+        Ok(all) if all.len() == count => {
+            all.into_iter().map(|fields| checked(fields, payload_bytes_max)).collect()
+        }
         _ => lines(body).map(|line| single(line, payload_bytes_max)).collect(),
     }
 }
@@ -166,7 +168,9 @@ fn diagnose(body: &[u8]) -> Malformed {
 
     let fields = match serde_json::from_slice::<Value>(body) {
         Ok(Value::Object(fields)) => fields,
-        Ok(other) => return Malformed { field: "body", rule: "must be a JSON object", got: kind(&other).to_owned() },
+        Ok(other) => {
+            return Malformed { field: "body", rule: "must be a JSON object", got: kind(&other).to_owned() };
+        }
         Err(error) => {
             let got = format!("a syntax error at column {}", error.column());
             return Malformed { field: "body", rule: "must be JSON (RFC 8259)", got };
@@ -219,7 +223,8 @@ mod tests {
         assert_eq!(request.direction, DirectionRequest::Auto);
         assert_eq!(request.at, None);
         assert_eq!(request.qr, "x|y");
-        let escaped = single(br#"{"id":"a","qr":"S\u1ED5 \"x\"","at":"2021-11-24T06:49:29+07:00"}"#, 4096).unwrap();
+        let escaped =
+            single(br#"{"id":"a","qr":"S\u1ED5 \"x\"","at":"2021-11-24T06:49:29+07:00"}"#, 4096).unwrap();
         assert_eq!(escaped.qr, "Sổ \"x\"");
         assert_eq!(escaped.at.unwrap().to_string(), "2021-11-23T23:49:29.000Z");
     }
@@ -236,7 +241,10 @@ mod tests {
             (r#"{"id":"a"}"#, "qr is required; got nothing"),
             (r#"{"id":"a","qr":""}"#, "qr must not be empty; got 0 bytes"),
             (r#"{"id":"","qr":"x"}"#, "id must be 1 to 64 visible ASCII characters; got 0 bytes"),
-            (r#"{"id":"a b","qr":"x"}"#, "id must be 1 to 64 visible ASCII characters; got another character"),
+            (
+                r#"{"id":"a b","qr":"x"}"#,
+                "id must be 1 to 64 visible ASCII characters; got another character",
+            ),
             (&long_id, "id must be 1 to 64 visible ASCII characters; got 65 bytes"),
             (&long_qr, "qr must be at most limits.payload_bytes_max long; got 6000 bytes, over 4096"),
             (

@@ -377,7 +377,8 @@ mod tests {
 
     #[test]
     fn checkin_id_is_a_uuid_v8_that_carries_time_and_hash() {
-        for (at, hash) in [(0, 0), (1_637_736_569_123, u64::MAX), (1_637_736_569_123, 0x0123_4567_89ab_cdef)] {
+        for (at, hash) in [(0, 0), (1_637_736_569_123, u64::MAX), (1_637_736_569_123, 0x0123_4567_89ab_cdef)]
+        {
             let id = CheckinId::new(UnixMillis(at), hash);
             assert_eq!(id.at(), UnixMillis(at));
             assert_eq!(id.hash(), hash);

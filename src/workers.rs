@@ -130,7 +130,8 @@ impl Workers {
         let (sender, receiver) = oneshot::channel();
         let shared = Arc::clone(&self.shared);
         let run = Box::new(move |admitted: Result<(), WorkerError>| {
-            let result = admitted.and_then(|()| catch_unwind(AssertUnwindSafe(job)).map_err(|_| WorkerError::Panicked));
+            let result = admitted
+                .and_then(|()| catch_unwind(AssertUnwindSafe(job)).map_err(|_| WorkerError::Panicked));
             let count = match result {
                 Err(WorkerError::Panicked) => &shared.panicked,
                 Err(_) => &shared.late,

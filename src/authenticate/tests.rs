@@ -101,7 +101,8 @@ fn token(algorithm: Algorithm, kid: &str, claims: &Value, key: &EncodingKey) -> 
 fn issued_tokens_are_verified_once_and_then_found() {
     let (gate, ..) = Gate::new();
     for app in App::ALL {
-        let token = issue::issue_device(gate.dir.path(), *app, RoleRef::Place("gate 4"), HOUR, NOW).unwrap();
+        let token =
+            issue::issue_device(gate.dir.path(), *app, RoleRef::Place("gate 4"), None, HOUR, NOW).unwrap();
         assert!(gate.lookup(&token, NOW).unwrap().is_none());
         let device = gate.verify(&token).unwrap();
         assert_eq!(device.app, *app);
@@ -109,7 +110,8 @@ fn issued_tokens_are_verified_once_and_then_found() {
         assert_eq!(device.role, expected);
         assert!(Arc::ptr_eq(&device, &gate.lookup(&token, NOW).unwrap().unwrap()));
     }
-    let token = issue::issue_device(gate.dir.path(), App::Vneid, RoleRef::Person("001090123456"), HOUR, NOW);
+    let token =
+        issue::issue_device(gate.dir.path(), App::Vneid, RoleRef::Person("001090123456"), None, HOUR, NOW);
     let device = gate.verify(&token.unwrap()).unwrap();
     assert_eq!(device.role, Role::Person { person: gate.identity.person_reference("001090123456") });
     assert_eq!(gate.authenticator.devices(), 4);

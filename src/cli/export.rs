@@ -46,7 +46,8 @@ fn from_store(config: &Config, command: &Export) -> anyhow::Result<()> {
 
 /// Asks the admin listener over plain HTTP/1.1, and copies the body through.
 fn from_gateway(admin: SocketAddr, command: &Export) -> anyhow::Result<()> {
-    let mut stream = TcpStream::connect(admin).with_context(|| format!("cannot reach the gateway at {admin}"))?;
+    let mut stream =
+        TcpStream::connect(admin).with_context(|| format!("cannot reach the gateway at {admin}"))?;
     write!(
         stream,
         "GET /v1/export?from={}&to={} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n",

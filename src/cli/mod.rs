@@ -246,7 +246,7 @@ pub struct Revoked {
     /// A code's id, 32 hexadecimal digits, as `verify` shows it.
     #[arg(long)]
     pub cti: Option<String>,
-    /// A device, 16 hexadecimal digits, as logs and exports show it.
+    /// A device: its app and name, APP/SUB, the `iss` and `sub` of its token.
     #[arg(long)]
     pub device: Option<String>,
 }

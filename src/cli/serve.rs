@@ -6,7 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::print;
 use crate::config::Config;
-use crate::gateway::{Gateway, Stop};
+use crate::gateway::{Gateway, Signals};
 use crate::issue::{RoleRef, issue_device};
 use crate::scan::{App, UnixMillis};
 
@@ -17,7 +17,8 @@ const EXAMPLE_TTL: std::time::Duration = std::time::Duration::from_secs(24 * 60 
 const EXAMPLE_PLACE: &str = "demo-gate";
 
 /// The citizen card of the document that defines its form: a specimen, nobody's.
-const EXAMPLE_CARD: &str = "001090123456|012345678|NGUYEN VAN A|01011990|Nam|12 Phố Huế, Hai Bà Trưng, Hà Nội|15042021";
+const EXAMPLE_CARD: &str =
+    "001090123456|012345678|NGUYEN VAN A|01011990|Nam|12 Phố Huế, Hai Bà Trưng, Hà Nội|15042021";
 
 pub(super) fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let gateway = Gateway::start(config)?;
@@ -36,7 +37,7 @@ fn greeting(config: &Config, gateway: &Gateway) -> anyhow::Result<String> {
     if gateway.has_development_keys() {
         let place = RoleRef::Place(EXAMPLE_PLACE);
         let data_dir = &config.gateway.data_dir;
-        let token = issue_device(data_dir, App::PcCovid, place, EXAMPLE_TTL, UnixMillis::now())?;
+        let token = issue_device(data_dir, App::PcCovid, place, None, EXAMPLE_TTL, UnixMillis::now())?;
         text.push_str(&format!(
             "development keys: for loopback only. A first check-in:\n\n\
              curl -s {scheme}://{public}/v1/checkins -H 'Content-Type: application/json' \\\n  \
@@ -48,9 +49,12 @@ fn greeting(config: &Config, gateway: &Gateway) -> anyhow::Result<String> {
 }
 
 /// SIGTERM and SIGINT drain and stop; SIGHUP loads keys, revocations and the certificate again.
-fn listen_for_signals(signals: crate::gateway::Signals) -> anyhow::Result<tokio::runtime::Runtime> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("signals").enable_all().build()?;
+fn listen_for_signals(signals: Signals) -> anyhow::Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("signals")
+        .enable_all()
+        .build()?;
     let _entered = runtime.enter();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hangup = signal(SignalKind::hangup())?;

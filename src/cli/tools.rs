@@ -8,12 +8,10 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use super::{Code, Holder, Issue, Journal, KeySet, Keys, Revoked, Verify, print};
-use crate::identity::Identity;
 use crate::issue::{self, RoleRef};
 use crate::journal;
 use crate::payload::PAYLOAD_BYTES_MAX;
 use crate::scan::{App, UnixMillis};
-use crate::verify::keys::Pepper;
 use crate::verify::manage::{self, KeyUse};
 use crate::verify::{self, Revocation};
 
@@ -31,7 +29,7 @@ pub(super) fn issue(issue: Issue) -> anyhow::Result<ExitCode> {
                 Holder { place: Some(place), .. } => RoleRef::Place(place),
                 Holder { person, .. } => RoleRef::Person(person.as_deref().unwrap_or_default()),
             };
-            let token = issue::issue_device_of_class(&data_dir.path(), app, role, class.as_deref(), ttl, now)?;
+            let token = issue::issue_device(&data_dir.path(), app, role, class.as_deref(), ttl, now)?;
             print(&format!("{token}\n"))?;
         }
         Issue::Place(code) => {
@@ -55,7 +53,8 @@ fn draw(code: &Code, payload: &str) -> anyhow::Result<()> {
     if let Some(path) = &code.pdf {
         fs::write(path, issue::draw_pdf(payload, PDF_MODULE_PT)?).with_context(|| written(path))?;
     }
-    print(&format!("{payload}\n"))
+    print(&format!("{payload}\n"))?;
+    Ok(())
 }
 
 pub(super) fn keys(keys: Keys) -> anyhow::Result<ExitCode> {
@@ -86,6 +85,19 @@ const fn key_use(set: KeySet) -> KeyUse {
     }
 }
 
+fn revocation(target: Revoked) -> anyhow::Result<Revocation> {
+    let (kind, value) = match target {
+        Revoked { kid: Some(kid), .. } => ("kid", kid),
+        Revoked { cti: Some(cti), .. } => ("cti", cti),
+        Revoked { device, .. } => ("device", device.unwrap_or_default()),
+    };
+    Revocation::parse(kind, &value).with_context(|| match kind {
+        "cti" => "--cti must be 32 hexadecimal digits, as `scangate verify` shows them",
+        "device" => "--device must be APP/SUB, the `iss` and `sub` of its token",
+        _ => "--kid must be a key id, as `scangate keys list` shows it",
+    })
+}
+
 pub(super) fn verify(command: &Verify) -> anyhow::Result<ExitCode> {
     let payload = if command.payload == "-" {
         let mut text = String::new();
@@ -107,13 +119,17 @@ pub(super) fn journal(command: &Journal) -> anyhow::Result<ExitCode> {
         Journal::Verify { dir } => (dir, true),
     };
     let inspection = journal::inspect(dir)?;
-    for segment in &inspection.segments {
-        print(&format!("{segment}\n"))?;
+    if !verify {
+        for segment in &inspection.segments {
+            print(&format!("{}\n", serde_json::to_string(segment)?))?;
+        }
     }
-    print(&format!("{inspection}\n"))?;
-    let bad = inspection.damage.is_some();
-    if let Some(damage) = &inspection.damage {
-        print(&format!("{damage}\n"))?;
-    }
-    Ok(if verify && bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let summary = serde_json::json!({
+        "segments": inspection.segments.len(),
+        "records": inspection.records,
+        "bytes": inspection.bytes,
+        "damage": inspection.damage,
+    });
+    print(&format!("{summary}\n"))?;
+    Ok(if inspection.damage.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

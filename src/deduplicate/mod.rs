@@ -41,8 +41,8 @@ use crate::scan::{
     Checkin, CheckinId, ClientKey, DAY_MS, Direction, DirectionRequest, PlaceKey, Pseudonym, Scan, UnixMillis,
 };
 use generations::{Generations, Key};
-use in_flight::Tickets;
 pub use in_flight::InFlight;
+use in_flight::Tickets;
 
 /// Locks that serialise the scans of one person at one place; a power of two. 4,096 bytes keep the
 /// chance that two concurrent scans of a rush hour share one below a percent.
@@ -165,7 +165,8 @@ const _: () = assert!(size_of::<(Key, Presence)>() == 20 && size_of::<(Key, Clie
 impl<T: Copy, P: Copy> Deduplicate<T, P> {
     /// An empty memory. `id_key` derives check-in ids and must be equal on every gateway that shares a store.
     pub fn new(settings: Settings, id_key: [u8; 16]) -> Self {
-        let narrowest_s = settings.windows_s.iter().copied().filter(|&window_s| window_s > 0).min().unwrap_or(60);
+        let narrowest_s =
+            settings.windows_s.iter().copied().filter(|&window_s| window_s > 0).min().unwrap_or(60);
         let remember_ms = i64::from(settings.remember_s) * 1000;
         Self {
             bucket_ms: i64::from(narrowest_s) * 1000,
@@ -333,7 +334,8 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
         // What `earlier` holds is older than the newest of its direction, so a scan that isn't older than
         // that one has it for its nearest.
         let late = newest.clone().any(|newest| scan.at < newest.at);
-        let earlier = if late && window_ms > 0 { self.seen_earlier(scan.at, pair, window_ms) } else { Vec::new() };
+        let earlier =
+            if late && window_ms > 0 { self.seen_earlier(scan.at, pair, window_ms) } else { Vec::new() };
         newest
             .chain(earlier.into_iter().filter(counts))
             .filter(|seen| (seen.at.0 - scan.at.0).abs() < window_ms)
@@ -368,8 +370,11 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
     fn remember(&self, checkin: &Checkin, pair: Key, seen: [Option<Seen>; 2]) {
         let scan = &checkin.scan;
         self.remember_client(scan, Original { id: checkin.id, direction: checkin.direction });
-        let this =
-            Seen { at: scan.at, auto: scan.direction == DirectionRequest::Auto, direction: checkin.direction };
+        let this = Seen {
+            at: scan.at,
+            auto: scan.direction == DirectionRequest::Auto,
+            direction: checkin.direction,
+        };
         let newest = seen.into_iter().flatten().find(|seen| seen.direction == checkin.direction);
         // Where no window applies nobody will ask for the earlier ones, and two may share a bucket.
         match newest {

@@ -41,7 +41,9 @@ fn scan(person: u8, client: u32, at_ms: i64, direction: DirectionRequest) -> Sca
     }
 }
 
-fn fresh<T: Copy + std::fmt::Debug>(admission: Result<Admission<'_, T, ()>, AdmitError<()>>) -> InFlight<'_, T, ()> {
+fn fresh<T: Copy + std::fmt::Debug>(
+    admission: Result<Admission<'_, T, ()>, AdmitError<()>>,
+) -> InFlight<'_, T, ()> {
     match admission {
         Ok(Admission::Fresh(in_flight)) => in_flight,
         other => panic!("expected a fresh scan, got {other:?}"),
@@ -86,11 +88,11 @@ fn the_same_client_id_names_its_original_whatever_else_changed() {
 fn auto_toggles_from_the_last_check_in_and_never_on_a_double_scan() {
     let memory = Deduplicate::new(settings(&[60]), [3; 16]);
     let hour = 3_600_000;
-    let direction = |client, at| {
-        match memory.admit(&scan(1, client, at, DirectionRequest::Auto), |_| Ok::<_, ()>(client)) {
-            Ok(Admission::Fresh(in_flight)) => Some(in_flight.durable(()).direction),
-            _ => None,
-        }
+    let direction = |client, at| match memory
+        .admit(&scan(1, client, at, DirectionRequest::Auto), |_| Ok::<_, ()>(client))
+    {
+        Ok(Admission::Fresh(in_flight)) => Some(in_flight.durable(()).direction),
+        _ => None,
     };
     assert_eq!(direction(1, 0), Some(Direction::In));
     assert_eq!(direction(2, 3_000), None);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::Shared;
 use crate::listen::{Answer, Body, Peer, Service};
@@ -19,6 +19,9 @@ use crate::store::export::{ExportRange, export};
 
 /// How long an export waits for the store to hold what was durable when it was asked for.
 const EXPORT_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// How often a client that doesn't keep up is looked at again.
+const SLOW_CLIENT_PAUSE: Duration = Duration::from_millis(5);
 
 /// Bytes handed to the client at a time, and how many such pieces may wait for it.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -51,7 +54,9 @@ async fn route(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Bo
         return respond::rejected(Rejection::MethodNotAllowed(allowed)).map(Body::from);
     }
     match request.uri().path() {
-        "/metrics" => respond::ok(metrics::CONTENT_TYPE, shared.metrics.render(&shared.sample())).map(Body::from),
+        "/metrics" => {
+            respond::ok(metrics::CONTENT_TYPE, shared.metrics.render(&shared.sample())).map(Body::from)
+        }
         "/v1/stats" => respond::ok(respond::JSON, shared.stats().to_json()).map(Body::from),
         "/v1/stats/stream" => events(Arc::clone(shared)),
         "/v1/export" => checkins(shared, request.uri().query().unwrap_or_default()).await,
@@ -79,7 +84,9 @@ fn events(shared: Arc<Shared>) -> Response<Body> {
 
 fn reload(shared: &Shared) -> Response<Bytes> {
     match shared.reload() {
-        Ok(changed) => respond::ok(respond::JSON, format!("{{\"reloaded\":true,\"keys_changed\":{changed}}}\n")),
+        Ok(changed) => {
+            respond::ok(respond::JSON, format!("{{\"reloaded\":true,\"keys_changed\":{changed}}}\n"))
+        }
         Err(error) => {
             tracing::error!(error = %error, "reload failed; what was loaded before stays");
             respond::problem(&Problem::new(Outcome::Malformed, format!("nothing was changed: {error}")))
@@ -98,7 +105,8 @@ async fn checkins(shared: &Arc<Shared>, query: &str) -> Response<Body> {
     let deadline = Instant::now() + EXPORT_WAIT_MAX;
     while !shared.written.reached(durable) {
         if Instant::now() > deadline {
-            let problem = Problem::new(Outcome::Unavailable, "the store is behind the journal; see /v1/stats");
+            let problem =
+                Problem::new(Outcome::Unavailable, "the store is behind the journal; see /v1/stats");
             return respond::problem(&problem.field("store.lag").retry_after(30)).map(Body::from);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -114,7 +122,9 @@ async fn checkins(shared: &Arc<Shared>, query: &str) -> Response<Body> {
             Ok(summary)
         });
         match done {
-            Ok(summary) => tracing::info!(checkins = summary.checkins, folded = summary.folded, "export done"),
+            Ok(summary) => {
+                tracing::info!(checkins = summary.checkins, folded = summary.folded, "export done")
+            }
             Err(error) => {
                 tracing::error!(error = %error, "export broke off");
                 out.fail();
@@ -125,7 +135,8 @@ async fn checkins(shared: &Arc<Shared>, query: &str) -> Response<Body> {
         tracing::error!(error = %error, "cannot start an export");
         return respond::internal().map(Body::from);
     }
-    let body = stream::unfold(received, |mut received| async move { Some((received.recv().await?, received)) });
+    let body =
+        stream::unfold(received, |mut received| async move { Some((received.recv().await?, received)) });
     respond::ok(respond::NDJSON, Bytes::new()).map(|_| Body::stream(body))
 }
 
@@ -177,6 +188,15 @@ impl Write for Pieces {
         if piece.is_empty() {
             return Ok(());
         }
-        self.pieces.blocking_send(piece.into()).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        // Called from inside the export's own `block_on`, where the channel's blocking send may not be used.
+        let mut piece = Bytes::from(piece);
+        loop {
+            match self.pieces.try_send(piece) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full(back)) => piece = back,
+                Err(TrySendError::Closed(_)) => return Err(io::ErrorKind::BrokenPipe.into()),
+            }
+            std::thread::sleep(SLOW_CLIENT_PAUSE);
+        }
     }
 }

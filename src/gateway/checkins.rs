@@ -97,10 +97,12 @@ async fn record(core: &Core, device: &Device, request: &ScanRequest<'_>, receive
     }
     let identified = match identify(core, &request.qr, received) {
         Identification::Done(result) => result.map_err(Problem::from),
-        Identification::Unseen => match check_signatures(core, vec![request.qr.as_ref().to_owned()], received).await.pop() {
-            Some(result) => result,
-            None => Err(Problem::new(Outcome::Overloaded, "the signature check gave no result")),
-        },
+        Identification::Unseen => {
+            match check_signatures(core, vec![request.qr.as_ref().to_owned()], received).await.pop() {
+                Some(result) => result,
+                None => Err(Problem::new(Outcome::Overloaded, "the signature check gave no result")),
+            }
+        }
     };
     let admitted = match identified.and_then(|identified| scan(core, device, request, identified, received)) {
         Ok(scan) => admit(core, &scan),
@@ -114,8 +116,11 @@ async fn batch(core: &Core, device: &Device, body: &[u8]) -> Response<Bytes> {
     let limits = &core.shared.limits;
     let count = request::lines(body).take(limits.batch_lines_max + 1).count();
     if count > limits.batch_lines_max {
-        let problem = Problem::new(Outcome::TooLarge, format!("a batch may have {} lines", limits.batch_lines_max));
-        return respond::problem(&problem.field("limits.batch_lines_max").limit(limits.batch_lines_max as u64, None));
+        let problem =
+            Problem::new(Outcome::TooLarge, format!("a batch may have {} lines", limits.batch_lines_max));
+        return respond::problem(
+            &problem.field("limits.batch_lines_max").limit(limits.batch_lines_max as u64, None),
+        );
     }
     if let Err(problem) = within_rate(core, device, u32::try_from(count).unwrap_or(u32::MAX)) {
         return respond::problem(&problem);
@@ -171,7 +176,9 @@ async fn authenticate(core: &Core, headers: &HeaderMap) -> Result<Arc<Device>, P
 const fn auth_failure(error: AuthError) -> AuthFailure {
     match error {
         AuthError::Missing => AuthFailure::Missing,
-        AuthError::Malformed { .. } | AuthError::TooLong | AuthError::WrongClaims { .. } => AuthFailure::Malformed,
+        AuthError::Malformed { .. } | AuthError::TooLong | AuthError::WrongClaims { .. } => {
+            AuthFailure::Malformed
+        }
         AuthError::UnknownIssuer | AuthError::UnknownKid => AuthFailure::UnknownKey,
         AuthError::WrongAlgorithm => AuthFailure::Algorithm,
         AuthError::BadSignature => AuthFailure::BadSignature,
@@ -194,7 +201,12 @@ pub(super) fn kind(headers: &HeaderMap) -> Option<Endpoint> {
 }
 
 /// Reads the body up to its limit and inflates it up to another.
-async fn read(core: &Core, kind: Endpoint, headers: &HeaderMap, body: Incoming) -> Result<Bytes, Response<Bytes>> {
+async fn read(
+    core: &Core,
+    kind: Endpoint,
+    headers: &HeaderMap,
+    body: Incoming,
+) -> Result<Bytes, Response<Bytes>> {
     let limits = &core.shared.limits;
     let too_large = |field, limit: usize| {
         let problem = Problem::new(Outcome::TooLarge, format!("{field} is {limit}"));
@@ -240,11 +252,16 @@ fn within_rate(core: &Core, device: &Device, scans: u32) -> Result<(), Problem> 
 /// Says what a code stands for, as far as that is cheap.
 fn identify(core: &Core, qr: &str, now: UnixMillis) -> Identification {
     let shared = &core.shared;
-    let asserted = |holder, form| Identification::Done(Ok(Identified { holder, trust: Trust::Asserted, form }));
+    let asserted =
+        |holder, form| Identification::Done(Ok(Identified { holder, trust: Trust::Asserted, form }));
     match payload::parse(qr) {
         Err(refusal) => Identification::Done(Err(refusal)),
-        Ok(Claim::Person(form)) => asserted(ResolvedSubject::Person(shared.identity.person(&form)), form.form),
-        Ok(Claim::Place(form)) => asserted(ResolvedSubject::Place(shared.identity.place_form(&form)), form.form),
+        Ok(Claim::Person(form)) => {
+            asserted(ResolvedSubject::Person(shared.identity.person(&form)), form.form)
+        }
+        Ok(Claim::Place(form)) => {
+            asserted(ResolvedSubject::Place(shared.identity.place_form(&form)), form.form)
+        }
         Ok(Claim::Signed(SignedForm::Sg1(text))) => {
             let keys = shared.keys.load();
             let found = shared.tokens.get(shared.tokens.key(text), &keys);
@@ -298,7 +315,11 @@ async fn identify_all(
 }
 
 /// Checks signatures on the workers and remembers the good ones. One result a token, in order.
-async fn check_signatures(core: &Core, tokens: Vec<String>, now: UnixMillis) -> Vec<Result<Identified, Problem>> {
+async fn check_signatures(
+    core: &Core,
+    tokens: Vec<String>,
+    now: UnixMillis,
+) -> Vec<Result<Identified, Problem>> {
     let mut jobs = Vec::with_capacity(tokens.len().div_ceil(SIGNATURES_PER_JOB));
     let mut tokens = tokens.into_iter();
     loop {
@@ -356,7 +377,9 @@ fn scan(
         (Role::Place { place, window_class }, ResolvedSubject::Person(person)) => {
             (person, *place, Subject::Person, core.shared.window_s(window_class.as_deref()))
         }
-        (Role::Person { person }, ResolvedSubject::Place(place)) => (*person, place, Subject::Place, core.shared.window_s(None)),
+        (Role::Person { person }, ResolvedSubject::Place(place)) => {
+            (*person, place, Subject::Place, core.shared.window_s(None))
+        }
         (Role::Place { .. }, ResolvedSubject::Place(_)) => {
             return Err(Problem::new(Outcome::WrongSubject, "a place's device scans persons, not places"));
         }

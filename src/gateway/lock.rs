@@ -51,7 +51,13 @@ impl DataLock {
         let path = data_dir.join("LOCK");
         let failed = |source| LockError::Io { path: path.clone(), source };
         std::fs::create_dir_all(data_dir).map_err(failed)?;
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -104,7 +110,10 @@ mod tests {
         let lock = DataLock::acquire(dir.path()).unwrap();
         lock.announce(Some(([127, 0, 0, 1], 9090).into())).unwrap();
         let second = DataLock::acquire(dir.path()).unwrap_err();
-        assert!(second.to_string().ends_with(&format!("is in use by process {}", std::process::id())), "{second}");
+        assert!(
+            second.to_string().ends_with(&format!("is in use by process {}", std::process::id())),
+            "{second}"
+        );
         let holder = DataLock::holder(dir.path()).unwrap();
         assert_eq!(holder, Holder { pid: std::process::id(), admin: Some(([127, 0, 0, 1], 9090).into()) });
         drop(lock);

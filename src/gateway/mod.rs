@@ -23,13 +23,12 @@ use self::core::{Core, Public};
 pub use self::lock::{DataLock, Holder, LockError};
 pub use self::shared::Shared;
 use self::source::{JournalSource, Written};
-pub use self::stop::Stop;
 use crate::config::{self, Config, StoreKind};
 use crate::deduplicate::{self, Deduplicate};
 use crate::identity::Identity;
 use crate::journal::{Durable, Journal, JournalError, JournalSettings, Lane, Recovery, Ticket};
-use crate::listen::{self, ListenError, RuntimeChoice};
 use crate::listen::tls::{Tls, TlsError};
+use crate::listen::{self, ListenError, RuntimeChoice};
 use crate::observe::health::Phase;
 use crate::observe::metrics::Metrics;
 use crate::scan::{Checkin, UnixMillis};
@@ -118,10 +117,12 @@ impl Gateway {
         let store = Arc::new(open_store(config)?);
         let written = Written::default();
         let source = JournalSource::new(Arc::clone(&journal), config.journal.segment_bytes, written.clone());
-        let settings = DrainSettings { batch_records_max: config.store.batch_rows_max, ..DrainSettings::default() };
+        let settings =
+            DrainSettings { batch_records_max: config.store.batch_rows_max, ..DrainSettings::default() };
         let drain = Drain::start(source, Arc::clone(&store), settings, data_dir.join("watermark"))?;
         let tls = tls(&config.tls)?;
-        let parts = shared::Parts { keys, identity, deduplicate, journal, store, written, metrics, tls: tls.clone() };
+        let parts =
+            shared::Parts { keys, identity, deduplicate, journal, store, written, metrics, tls: tls.clone() };
         let shared = Arc::new(Shared::new(config, parts, Arc::clone(drain.stats()))?);
         let (public, admin) = open_listeners(config, cores, &shared, tls, lanes)?;
         lock.announce(Some(admin.address()))?;
@@ -141,9 +142,14 @@ impl Gateway {
         self.admin.address()
     }
 
-    /// What asks this gateway to stop or reload, from signal handlers and the admin listener alike.
-    pub fn stop_signal(&self) -> Stop {
-        self.shared.stop.clone()
+    /// Whether its keys are good for loopback only.
+    pub fn has_development_keys(&self) -> bool {
+        self.shared.keys.load().is_dev()
+    }
+
+    /// What signal handlers use.
+    pub fn signals(&self) -> Signals {
+        Signals(Arc::clone(&self.shared))
     }
 
     /// Looks after the gateway until it is asked to stop, then drains and ends it.
@@ -165,13 +171,35 @@ impl Gateway {
         self.shared.journal.close();
         match self.drain.stop(deadline.saturating_duration_since(Instant::now())) {
             DrainEnd::Drained => tracing::info!("store holds everything"),
-            DrainEnd::Behind => tracing::warn!("store is behind; the journal keeps the rest for the next start"),
-            DrainEnd::Panicked => tracing::error!("drain panicked; the journal keeps the rest for the next start"),
+            DrainEnd::Behind => {
+                tracing::warn!("store is behind; the journal keeps the rest for the next start")
+            }
+            DrainEnd::Panicked => {
+                tracing::error!("drain panicked; the journal keeps the rest for the next start")
+            }
         }
         self.admin.drain();
         let panicked = panicked + self.admin.join().err().unwrap_or(0);
         drop(self.lock);
         if panicked == 0 { Ok(()) } else { Err(GatewayError::Panicked { cores: panicked }) }
+    }
+}
+
+/// Passes a process's signals on to its gateway.
+#[derive(Clone)]
+pub struct Signals(Arc<Shared>);
+
+impl Signals {
+    /// Drain and stop.
+    pub fn stop(&self) {
+        self.0.stop.request();
+    }
+
+    /// Load keys, revocations and the certificate again. A failure is logged and changes nothing.
+    pub fn reload(&self) {
+        if let Err(error) = self.0.reload() {
+            tracing::error!(error = %error, "reload failed; what was loaded before stays");
+        }
     }
 }
 
@@ -219,9 +247,12 @@ fn open_journal(
     Ok((Arc::new(journal), lanes))
 }
 
-fn open_store(config: &Config) -> Result<Store, GatewayError> {
+/// Opens the store that the configuration names.
+pub fn open_store(config: &Config) -> Result<Store, GatewayError> {
     match config.store.kind {
-        StoreKind::Embedded => Ok(Store::embedded(&config.gateway.data_dir.join("store"), shared::embedded_settings(config))?),
+        StoreKind::Embedded => {
+            Ok(Store::embedded(&config.gateway.data_dir.join("store"), shared::embedded_settings(config))?)
+        }
         StoreKind::Cql => Ok(Store::cql(shared::cql_settings(config)?)?),
     }
 }
@@ -251,7 +282,8 @@ fn open_listeners(
     let admin =
         listen::run(&admin_settings, None, move |_| Admin(Arc::clone(&admin_shared)), listen::Drain::new())?;
     let settings = listen::Settings { cores, ..listen_settings(config) };
-    let lanes: Arc<Vec<_>> = Arc::new(lanes.into_iter().map(|lane| parking_lot::Mutex::new(Some(lane))).collect());
+    let lanes: Arc<Vec<_>> =
+        Arc::new(lanes.into_iter().map(|lane| parking_lot::Mutex::new(Some(lane))).collect());
     let core_shared = Arc::clone(shared);
     let service = move |index: usize| {
         // Each core takes its own lane, once, on its own thread.

@@ -22,8 +22,8 @@ use crate::observe::process::ProcessSample;
 use crate::observe::sampled::{ConnectionsSample, JournalSample, Sampled, StoreSample, WorkersSample};
 use crate::observe::stats::{History, Stats};
 use crate::scan::UnixMillis;
-use crate::store::{CqlCredentials, CqlSettings, EmbeddedSettings, Store, consistency_from_name};
 use crate::store::drain::DrainStats;
+use crate::store::{CqlCredentials, CqlSettings, EmbeddedSettings, Store, consistency_from_name};
 use crate::verify::{KeyStore, TokenCache};
 use crate::workers::{self, Workers};
 
@@ -89,7 +89,11 @@ impl Shared {
         let windows_s = config.deduplicate.windows_s_by_class.values().copied();
         Ok(Self {
             limits: config.limits.clone(),
-            authenticator: Authenticator::new(Arc::clone(&parts.keys), Arc::clone(&parts.identity), &settings),
+            authenticator: Authenticator::new(
+                Arc::clone(&parts.keys),
+                Arc::clone(&parts.identity),
+                &settings,
+            ),
             identity: parts.identity,
             keys: parts.keys,
             tokens: TokenCache::new(config.verify.token_cache_entries_max),

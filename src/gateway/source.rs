@@ -39,6 +39,9 @@ impl Source for JournalSource {
     type Error = ReadError;
 
     fn seek(&mut self, to: Option<Position>) -> Result<Position, ReadError> {
+        // A watermark beyond the journal's end is another journal's: everything is written again, which
+        // leaves the same rows.
+        let to = to.filter(|to| *to <= self.journal.durable_position());
         self.reader = self.journal.reader(to.unwrap_or_default());
         // Reading nothing moves a position below the oldest segment up to it.
         self.reader.read(&mut Vec::new(), 0)

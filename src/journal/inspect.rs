@@ -4,6 +4,7 @@ use super::file::{Disk, Storage};
 use super::recovery::{JournalError, list};
 use super::segment::{End, Scanned, file_name, scan};
 use crate::scan::UnixMillis;
+use serde::{Serialize, Serializer};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,7 @@ pub struct Inspection {
 }
 
 /// What one segment holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SegmentReport {
     /// Its number.
     pub number: u64,
@@ -34,6 +35,7 @@ pub struct SegmentReport {
     /// Intact batches, seal and mark included.
     pub batches: u64,
     /// Latest arrival of a record; none without records.
+    #[serde(serialize_with = "as_text")]
     pub newest_received: Option<UnixMillis>,
     /// Offset behind the last intact byte.
     pub end: u64,
@@ -43,8 +45,12 @@ pub struct SegmentReport {
     pub torn_bytes: u64,
 }
 
+fn as_text<S: Serializer>(at: &Option<UnixMillis>, out: S) -> Result<S::Ok, S::Error> {
+    at.map(|at| at.to_string()).serialize(out)
+}
+
 /// A place that can't be read although it should.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Damage {
     /// The segment's file.
     pub path: PathBuf,
