@@ -52,7 +52,7 @@ fn scan(number: u64, window_s: u16) -> Scan {
         person: Pseudonym(person),
         place: PlaceKey([(number % 251) as u8; 16]),
         direction: DirectionRequest::Auto,
-        at: UnixMillis(T0 + (number % 3_000_000) as i64),
+        at: UnixMillis(T0 + (number % 3_000_000).cast_signed()),
         received: UnixMillis(T0 + 3_000_000),
         client: ClientKey(client),
         device: DeviceKey([1; 8]),

@@ -32,7 +32,7 @@ fn json(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("single");
     group.throughput(Throughput::Bytes(one.len() as u64));
     group.bench_function("gateway", |bench| {
-        bench.iter(|| request::single(black_box(one.as_bytes()), 4096).is_ok())
+        bench.iter(|| request::single(black_box(one.as_bytes()), 4096).is_ok());
     });
     group.bench_function("serde_json", |bench| {
         bench.iter(|| serde_json::from_slice::<Fields<'_>>(black_box(one.as_bytes())).is_ok());
@@ -58,9 +58,7 @@ fn json(criterion: &mut Criterion) {
     group.bench_function("simd_json_one_document", |bench| {
         bench.iter_batched_ref(
             || request::joined(body.as_bytes(), LINES),
-            |document| {
-                simd_json::serde::from_slice::<Vec<Fields<'_>>>(document).map(|all| all.len()).unwrap_or(0)
-            },
+            |document| simd_json::serde::from_slice::<Vec<Fields<'_>>>(document).map_or(0, |all| all.len()),
             BatchSize::LargeInput,
         );
     });

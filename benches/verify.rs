@@ -10,7 +10,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use scangate::identity::Identity;
 use scangate::issue::{self, PRINTED_TTL};
 use scangate::payload::{self, Claim};
-use scangate::scan::{DirectionRequest, UnixMillis};
+use scangate::scan::UnixMillis;
 use scangate::verify::{self, KeyStore, Pepper, Resolved, ResolvedSubject, TokenCache};
 
 const NOW: UnixMillis = UnixMillis(1_637_736_569_000);
@@ -56,7 +56,7 @@ fn identity(criterion: &mut Criterion) {
     let identity = Identity::new(&Pepper::new([7; 32], true));
     let card = "001090123456|012345678|NGUYEN VAN A|01011990|Nam|Hà Nội|15042021";
     let Ok(Claim::Person(card)) = payload::parse(card) else { return };
-    let (person, place) = (identity.person(&card), identity.place("gate 4"));
+    let (person, _place) = (identity.person(&card), identity.place("gate 4"));
     let cti = identity.cti_of_person(person);
     let device = identity.device(scangate::scan::App::PcCovid, "gate-1");
     let mut group = criterion.benchmark_group("identity");

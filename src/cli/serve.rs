@@ -1,6 +1,8 @@
 //! `serve`: starts the gateway, tells where it is, and passes signals on to it.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -11,7 +13,7 @@ use crate::issue::{RoleRef, issue_device};
 use crate::scan::{App, UnixMillis};
 
 /// How long the token in the ready-to-paste line is good for.
-const EXAMPLE_TTL: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+const EXAMPLE_TTL: Duration = Duration::from_hours(24);
 
 /// The place that the ready-to-paste line's device stands at.
 const EXAMPLE_PLACE: &str = "demo-gate";
@@ -38,12 +40,14 @@ fn greeting(config: &Config, gateway: &Gateway) -> anyhow::Result<String> {
         let place = RoleRef::Place(EXAMPLE_PLACE);
         let data_dir = &config.gateway.data_dir;
         let token = issue_device(data_dir, App::PcCovid, place, None, EXAMPLE_TTL, UnixMillis::now())?;
-        text.push_str(&format!(
+        // Writing to a String can't fail.
+        let _ = write!(
+            text,
             "development keys: for loopback only. A first check-in:\n\n\
              curl -s {scheme}://{public}/v1/checkins -H 'Content-Type: application/json' \\\n  \
              -H 'Authorization: Bearer {token}' \\\n  \
              -d '{{\"id\":\"scan-1\",\"qr\":\"{EXAMPLE_CARD}\"}}'\n\n"
-        ));
+        );
     }
     Ok(text)
 }

@@ -19,12 +19,11 @@ impl Key {
     }
 
     pub(super) fn from_bytes(bytes: [u8; 12]) -> Self {
-        let [a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
-        Self([
-            u32::from_le_bytes([a, b, c, d]),
-            u32::from_le_bytes([e, f, g, h]),
-            u32::from_le_bytes([i, j, k, l]),
-        ])
+        let mut words = [0; 3];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        Self(words)
     }
 
     pub(super) fn to_bytes(self) -> [u8; 12] {

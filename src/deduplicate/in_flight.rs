@@ -66,10 +66,12 @@ pub(super) struct Orphan<T> {
     ticket: T,
 }
 
+type Shelf<T> = Mutex<Vec<(u64, T)>>;
+
 /// The journal's tickets of all scans in flight, by the hash in their id. What has no ticket is durable.
 #[derive(Debug)]
 pub(super) struct Tickets<T> {
-    shelves: Box<[Mutex<Vec<(u64, T)>>]>,
+    shelves: Box<[Shelf<T>]>,
     orphans: Mutex<Vec<Orphan<T>>>,
 }
 
@@ -114,7 +116,7 @@ impl<T: Copy> Tickets<T> {
         settled
     }
 
-    fn shelf(&self, id: CheckinId) -> &Mutex<Vec<(u64, T)>> {
+    fn shelf(&self, id: CheckinId) -> &Shelf<T> {
         let index = usize::try_from(id.hash() % SHELVES as u64).unwrap_or_default();
         #[allow(clippy::indexing_slicing)] // Taken modulo the slice's fixed length.
         &self.shelves[index]

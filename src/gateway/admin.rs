@@ -123,7 +123,7 @@ async fn checkins(shared: &Arc<Shared>, query: &str) -> Response<Body> {
         });
         match done {
             Ok(summary) => {
-                tracing::info!(checkins = summary.checkins, folded = summary.folded, "export done")
+                tracing::info!(checkins = summary.checkins, folded = summary.folded, "export done");
             }
             Err(error) => {
                 tracing::error!(error = %error, "export broke off");

@@ -124,7 +124,7 @@ impl Gateway {
         let parts =
             shared::Parts { keys, identity, deduplicate, journal, store, written, metrics, tls: tls.clone() };
         let shared = Arc::new(Shared::new(config, parts, Arc::clone(drain.stats()))?);
-        let (public, admin) = open_listeners(config, cores, &shared, tls, lanes)?;
+        let (public, admin) = open_listeners(config, cores, &shared, tls.as_ref(), lanes)?;
         lock.announce(Some(admin.address()))?;
         shared.serving(public.runtime(), public.counters());
         shared.health.enter(Phase::Serving);
@@ -172,10 +172,10 @@ impl Gateway {
         match self.drain.stop(deadline.saturating_duration_since(Instant::now())) {
             DrainEnd::Drained => tracing::info!("store holds everything"),
             DrainEnd::Behind => {
-                tracing::warn!("store is behind; the journal keeps the rest for the next start")
+                tracing::warn!("store is behind; the journal keeps the rest for the next start");
             }
             DrainEnd::Panicked => {
-                tracing::error!("drain panicked; the journal keeps the rest for the next start")
+                tracing::error!("drain panicked; the journal keeps the rest for the next start");
             }
         }
         self.admin.drain();
@@ -268,7 +268,7 @@ fn open_listeners(
     config: &Config,
     cores: usize,
     shared: &Arc<Shared>,
-    tls: Option<Tls>,
+    tls: Option<&Tls>,
     lanes: Vec<Lane>,
 ) -> Result<(listen::Handle, listen::Handle), GatewayError> {
     let admin_settings = listen::Settings {
@@ -290,7 +290,7 @@ fn open_listeners(
         let lane = lanes.get(index).and_then(|lane| lane.lock().take());
         Public(lane.map(|lane| Rc::new(Core { shared: Arc::clone(&core_shared), lane, index })))
     };
-    match listen::run(&settings, tls.as_ref(), service, listen::Drain::new()) {
+    match listen::run(&settings, tls, service, listen::Drain::new()) {
         Ok(public) => Ok((public, admin)),
         Err(error) => {
             admin.drain();

@@ -45,6 +45,7 @@ pub struct SegmentReport {
     pub torn_bytes: u64,
 }
 
+#[allow(clippy::ref_option)] // The signature that serde calls.
 fn as_text<S: Serializer>(at: &Option<UnixMillis>, out: S) -> Result<S::Ok, S::Error> {
     at.map(|at| at.to_string()).serialize(out)
 }
