@@ -562,16 +562,18 @@ fn draining_shows_in_readyz_first(runtime: &str) {
 }
 
 fn a_full_journal_answers_503_and_loses_nothing(runtime: &str) {
-    let gateway = site(runtime)
-        .set("journal.bytes_max", "1048576")
-        .set("journal.segment_bytes", "65536")
-        .set("journal.batch_bytes_max", "65536")
-        .start();
+    // With a database that isn't there, nothing is ever deleted from the journal.
+    let site = site(runtime)
+        .set("journal.bytes_max", "2097152")
+        .set("journal.segment_bytes", "524288")
+        .set("journal.lane_bytes_max", "262144")
+        .set("journal.batch_bytes_max", "65536");
+    let gateway = site.clone().set("store.kind", "cql").set("cql.nodes", r#"["127.0.0.1:1"]"#).start();
     let gate = gateway.site.place_device("gate");
     let mut client = gateway.connect();
     let mut acknowledged = HashMap::new();
     let mut refused = 0;
-    for batch in 0..20 {
+    for batch in 0..40 {
         let scans: Vec<Value> = (0..1000)
             .map(|n| json!({"id": format!("{batch}-{n}"), "qr": codes::citizen(batch * 1000 + n), "direction": "in"}))
             .collect();
@@ -590,8 +592,14 @@ fn a_full_journal_answers_503_and_loses_nothing(runtime: &str) {
     let body = problem(&answer, 503, answer.json()["outcome"].as_str().expect("an outcome"));
     assert!(answer.header("retry-after").is_some(), "{body}");
     assert!(body.to_string().contains("journal"), "the bound is named: {body}");
+    // Probes and reads go on, and all that was acknowledged reaches a store once there is one.
+    assert_eq!(client.request("GET", "/healthz", &[], b"").status, 200);
+    gateway.kill();
+    let gateway = site.start();
     let rows = gateway.site.export_when(acknowledged.len(), Duration::from_secs(20));
     assert_eq!(export::audit(&acknowledged, &rows), [""; 0]);
+    let answer = gateway.connect().scan(&gate, &json!({"id": "later", "qr": codes::citizen(999_999)}));
+    assert_eq!(answer.status, 201, "space is back: {}", answer.text());
 }
 
 fn a_full_worker_queue_answers_503(runtime: &str) {

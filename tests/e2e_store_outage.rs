@@ -121,7 +121,7 @@ fn two_gateways() {
 fn cql_site(keyspace: &str) -> Site {
     Site::new()
         .set("store.kind", "cql")
-        .set("cql.nodes", "127.0.0.1:9042")
+        .set("cql.nodes", r#"["127.0.0.1:9042"]"#)
         .set("cql.keyspace", &format!("e2e_{keyspace}"))
         .set("cql.request_timeout_ms", "3000")
 }

@@ -201,7 +201,7 @@ impl<'a> Stage<'a> {
             database = Some(Database::start(&options.cql_script, &options.work_dir)?);
             site = site
                 .set("store.kind", "cql")
-                .set("cql.nodes", "127.0.0.1:9042")
+                .set("cql.nodes", r#"["127.0.0.1:9042"]"#)
                 .set("cql.keyspace", "scangate_loadtest");
         }
         for setting in &options.settings {
