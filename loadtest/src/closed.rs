@@ -1,0 +1,217 @@
+//! Closed-loop HTTP/1.1 load from one thread: each connection sends its next request when its answer has
+//! arrived. Right for the cost of a request, since the server is always busy; wrong for latency (it sends
+//! less when the server is slow), for which see `open`.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use hdrhistogram::Histogram;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+
+/// How long a server may keep all connections waiting.
+const STALL_S_MAX: u64 = 20;
+/// Bytes read at once; a batch's answer of 250 KB takes a few reads.
+const READ_BYTES: usize = 1 << 16;
+
+/// Makes requests and sees their answers.
+pub trait Source {
+    /// Replaces `request` with the connection's next one; false when there are no more.
+    fn next(&mut self, connection: usize, request: &mut Vec<u8>) -> bool;
+    /// The answer to the connection's last request.
+    fn answer(&mut self, connection: usize, status: u16, body: &[u8]) -> Result<()>;
+}
+
+/// What a stretch of load came to.
+#[derive(Debug)]
+pub struct Stretch {
+    /// Answers, by status.
+    pub statuses: BTreeMap<u16, u64>,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// From the first byte written to the last byte read, in microseconds.
+    pub latency_us: Histogram<u64>,
+}
+
+impl Stretch {
+    /// All answers.
+    pub fn answers(&self) -> u64 {
+        self.statuses.values().sum()
+    }
+}
+
+/// Connections that are open and ready.
+pub struct Closed {
+    poll: Poll,
+    connections: Vec<Connection>,
+    buffer: Vec<u8>,
+}
+
+struct Connection {
+    stream: TcpStream,
+    request: Vec<u8>,
+    written: usize,
+    answer: Vec<u8>,
+    started: Instant,
+    busy: bool,
+}
+
+impl Closed {
+    /// Opens the connections.
+    pub fn connect(to: SocketAddr, count: usize) -> Result<Self> {
+        let poll = Poll::new()?;
+        let mut connections = Vec::with_capacity(count);
+        for index in 0..count {
+            let stream = std::net::TcpStream::connect(to).with_context(|| format!("connection {index}"))?;
+            stream.set_nodelay(true)?;
+            stream.set_nonblocking(true)?;
+            let mut stream = TcpStream::from_std(stream);
+            poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+            connections.push(Connection {
+                stream,
+                request: Vec::new(),
+                written: 0,
+                answer: Vec::new(),
+                started: Instant::now(),
+                busy: false,
+            });
+        }
+        Ok(Self { poll, connections, buffer: vec![0; READ_BYTES] })
+    }
+
+    /// Sends for this long, or until the source ends, then waits for the answers under way.
+    pub fn run(&mut self, time: Duration, source: &mut impl Source) -> Result<Stretch> {
+        let started = Instant::now();
+        let mut stretch = Stretch {
+            statuses: BTreeMap::new(),
+            elapsed: Duration::ZERO,
+            latency_us: Histogram::new_with_bounds(1, 60_000_000, 3)?,
+        };
+        let mut busy = 0_usize;
+        for (index, connection) in self.connections.iter_mut().enumerate() {
+            busy += usize::from(connection.start(index, source)?);
+        }
+        let mut events = Events::with_capacity(1024);
+        let mut last_answer = Instant::now();
+        while busy > 0 {
+            self.poll.poll(&mut events, Some(Duration::from_millis(500)))?;
+            let more = started.elapsed() < time;
+            for event in &events {
+                let index = event.token().0;
+                let connection = self.connections.get_mut(index).context("an unknown connection")?;
+                if !connection.busy {
+                    continue;
+                }
+                if event.is_writable() {
+                    connection.flush()?;
+                }
+                if !event.is_readable() {
+                    continue;
+                }
+                let Some((status, body_at)) = connection.receive(&mut self.buffer)? else { continue };
+                last_answer = Instant::now();
+                stretch.latency_us.saturating_record(micros(last_answer - connection.started));
+                *stretch.statuses.entry(status).or_default() += 1;
+                source.answer(index, status, connection.answer.get(body_at..).unwrap_or_default())?;
+                connection.busy = false;
+                if !(more && connection.start(index, source)?) {
+                    busy -= 1;
+                }
+            }
+            if last_answer.elapsed() > Duration::from_secs(STALL_S_MAX) {
+                bail!("{busy} connections have waited over {STALL_S_MAX} s for an answer");
+            }
+        }
+        stretch.elapsed = started.elapsed();
+        Ok(stretch)
+    }
+}
+
+impl Connection {
+    fn start(&mut self, index: usize, source: &mut impl Source) -> Result<bool> {
+        if !source.next(index, &mut self.request) {
+            return Ok(false);
+        }
+        self.written = 0;
+        self.answer.clear();
+        self.started = Instant::now();
+        self.busy = true;
+        self.flush()?;
+        Ok(true)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        while let Some(rest) = self.request.get(self.written..).filter(|rest| !rest.is_empty()) {
+            match self.stream.write(rest) {
+                Ok(0) => bail!("the peer takes no more bytes"),
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("can't send a request"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Status and start of the body, once the whole answer is in `answer`.
+    fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<(u16, usize)>> {
+        loop {
+            match self.stream.read(buffer) {
+                Ok(0) => bail!("the peer closed instead of answering"),
+                Ok(count) => {
+                    self.answer.extend_from_slice(buffer.get(..count).unwrap_or_default());
+                    if let Some(found) = parse(&self.answer)? {
+                        return Ok(Some(found));
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("can't read an answer"),
+            }
+        }
+    }
+}
+
+/// Status and start of the body of a whole HTTP/1.1 answer; none while bytes are missing.
+pub fn parse(answer: &[u8]) -> Result<Option<(u16, usize)>> {
+    let Some(head_end) = memchr::memmem::find(answer, b"\r\n\r\n") else { return Ok(None) };
+    let head = answer.get(..head_end).unwrap_or_default();
+    let status = head.get(9..12).and_then(|code| std::str::from_utf8(code).ok()?.parse::<u16>().ok());
+    let status = status.context("no status line")?;
+    let mut length = None;
+    for line in head.split(|byte| *byte == b'\n').skip(1) {
+        let Some(colon) = memchr::memchr(b':', line) else { continue };
+        let (name, value) = line.split_at(colon);
+        if name.eq_ignore_ascii_case(b"content-length") {
+            let value = std::str::from_utf8(value.get(1..).unwrap_or_default())?;
+            length = Some(value.trim().parse::<usize>()?);
+        }
+    }
+    let body_at = head_end + 4;
+    ensure!(length.is_some() || status == 204, "an answer {status} without Content-Length");
+    let whole = body_at + length.unwrap_or_default();
+    ensure!(answer.len() <= whole, "more bytes than one answer");
+    Ok((answer.len() == whole).then_some((status, body_at)))
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_whole_at_its_length_and_not_before() {
+        let answer = b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\nx: y\r\n\r\nab";
+        for cut in 0..answer.len() {
+            assert_eq!(parse(&answer[..cut]).unwrap(), None);
+        }
+        assert_eq!(parse(answer).unwrap(), Some((201, answer.len() - 2)));
+        assert!(parse(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\nx").is_err());
+    }
+}

@@ -1,0 +1,87 @@
+//! Load and fault scenarios for scangate, each ending in an audit, and a comparison of costs in one run.
+
+mod audit;
+mod closed;
+mod codes;
+mod compare;
+mod cpu;
+mod database;
+mod idle;
+mod issue;
+mod ledger;
+mod machine;
+mod open;
+mod plot;
+mod poison;
+mod profile;
+mod record;
+mod report;
+mod requests;
+mod scenarios;
+mod server;
+mod sources;
+mod sys;
+mod thresholds;
+mod tls;
+mod traffic;
+mod wire;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about, version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// CPU a request, memory a connection: scangate on both runtimes and nginx, in one run.
+    Compare(Box<compare::Options>),
+    /// One rate.
+    Steady(Box<scenarios::Options>),
+    /// Ten times the rate within ten seconds, held, and back.
+    RushHour(Box<scenarios::Options>),
+    /// A day of scans from many devices (--amount) at once, a third of the batches sent twice.
+    Backlog(Box<scenarios::Options>),
+    /// The database is killed for a while (--amount, in seconds), then comes back.
+    Outage(Box<scenarios::Options>),
+    /// The database is paused for a while (--amount, in seconds), then goes on.
+    Paused(Box<scenarios::Options>),
+    /// All connections are closed and opened again, ten times.
+    ReconnectStorm(Box<scenarios::Options>),
+    /// Connections (--amount) that never end their requests, beside a steady load.
+    Slowloris(Box<scenarios::Options>),
+    /// Every hostile payload and request there is, --amount times, beside a steady load.
+    Poison(Box<scenarios::Options>),
+    /// Steady for long, with an eye on memory.
+    Soak(Box<scenarios::Options>),
+    /// The gateway is killed with SIGKILL --amount times.
+    KillLoop(Box<scenarios::Options>),
+    /// Two gateways on one database receive the same scans.
+    TwoGateways(Box<scenarios::Options>),
+}
+
+fn main() -> Result<ExitCode> {
+    use scenarios::Scenario;
+    let (scenario, options) = match Cli::parse().command {
+        Command::Compare(options) => return compare::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Steady(options) => (Scenario::Steady, options),
+        Command::RushHour(options) => (Scenario::RushHour, options),
+        Command::Backlog(options) => (Scenario::Backlog, options),
+        Command::Outage(options) => (Scenario::Outage, options),
+        Command::Paused(options) => (Scenario::Paused, options),
+        Command::ReconnectStorm(options) => (Scenario::ReconnectStorm, options),
+        Command::Slowloris(options) => (Scenario::Slowloris, options),
+        Command::Poison(options) => (Scenario::Poison, options),
+        Command::Soak(options) => (Scenario::Soak, options),
+        Command::KillLoop(options) => (Scenario::KillLoop, options),
+        Command::TwoGateways(options) => (Scenario::TwoGateways, options),
+    };
+    let passed = scenarios::run(scenario, &options)?;
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
