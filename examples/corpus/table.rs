@@ -31,13 +31,21 @@ pub fn print(pairs: &[Pair], name: &str) -> anyhow::Result<()> {
     )?;
     decoding.print(&mut out, "image to luma")?;
     for decoder in Decoder::ALL.into_iter().filter(|decoder| decoder.is_built()) {
-        let alone =
-            cascade::Settings { stages: vec![Stage { decoder, start_within_ms: u64::MAX }], codes_max: 16 };
-        read(&images, pairs, &alone).print(&mut out, decoder.name())?;
+        for sharpened in [false, true] {
+            let alone = Stage { decoder, sharpened, start_within_ms: u64::MAX };
+            let name = format!("{}{}", decoder.name(), if sharpened { ", sharpened" } else { "" });
+            let settings = cascade::Settings { stages: vec![alone], codes_max: 16 };
+            read(&images, pairs, &settings).print(&mut out, &name)?;
+        }
     }
-    let settings = cascade::Settings::default();
+    let mut settings = cascade::Settings::default();
     let row = read(&images, pairs, &settings);
     row.print(&mut out, "cascade")?;
+    // What the budgets cost.
+    for stage in &mut settings.stages {
+        stage.start_within_ms = u64::MAX;
+    }
+    read(&images, pairs, &settings).print(&mut out, "cascade without budgets")?;
     let each = (decoding.mean() + row.mean()).as_secs_f64();
     writeln!(out, "bytes to payloads: {:.0} frames a second and core", 1.0 / each)?;
     Ok(())

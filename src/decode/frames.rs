@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use super::cascade::{Decoder, StageOutcome};
+use super::cascade::{Decoder, Stage, StageOutcome};
 use super::sandbox::{Probe, Process};
 use super::threads::Reader;
 use super::{DecodeError, Decoded, Frame, Isolation, Settings};
@@ -71,15 +71,15 @@ pub struct FramesStats {
     pub restarts: u64,
     /// Time spent reading frames, in microseconds.
     pub busy_us: u64,
-    /// Each decoder's counts, in the order of [`Decoder::ALL`].
-    pub decoders: Vec<DecoderStats>,
+    /// Each stage's counts, in the order of the settings.
+    pub stages: Vec<StageStats>,
 }
 
-/// What one decoder did since start.
+/// What one stage did since start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DecoderStats {
-    /// The decoder.
-    pub decoder: Decoder,
+pub struct StageStats {
+    /// The stage.
+    pub stage: Stage,
     /// Frames it ran on.
     pub tries: u64,
     /// Frames in which it found a code.
@@ -185,10 +185,14 @@ impl Frames {
             unavailable: counts.unavailable.get(),
             restarts: counts.restarts.get(),
             busy_us: counts.busy_us.get(),
-            decoders: Decoder::ALL
+            stages: self
+                .shared
+                .settings
+                .cascade
+                .stages
                 .iter()
-                .zip(&counts.decoders)
-                .map(|(&decoder, count)| count.stats(decoder))
+                .zip(&counts.stages)
+                .map(|(&stage, count)| count.stats(stage))
                 .collect(),
         }
     }
@@ -279,7 +283,9 @@ impl Engine {
 
 impl Shared {
     fn new(settings: Settings) -> Self {
-        Self { settings, queue: Mutex::default(), changed: Condvar::new(), counts: Counts::default() }
+        let stages = settings.cascade.stages.iter().map(|_| StageCounts::default()).collect();
+        let counts = Counts { stages, ..Counts::default() };
+        Self { settings, queue: Mutex::default(), changed: Condvar::new(), counts }
     }
 
     fn push(&self, task: Task) -> Result<Pending, DecodeError> {
@@ -394,11 +400,11 @@ struct Counts {
     unavailable: Count,
     restarts: Count,
     busy_us: Count,
-    decoders: [DecoderCounts; Decoder::ALL.len()],
+    stages: Vec<StageCounts>,
 }
 
 #[derive(Default)]
-struct DecoderCounts {
+struct StageCounts {
     tries: Count,
     reads: Count,
     panics: Count,
@@ -406,10 +412,10 @@ struct DecoderCounts {
     busy_us: Count,
 }
 
-impl DecoderCounts {
-    fn stats(&self, decoder: Decoder) -> DecoderStats {
-        DecoderStats {
-            decoder,
+impl StageCounts {
+    fn stats(&self, stage: Stage) -> StageStats {
+        StageStats {
+            stage,
             tries: self.tries.get(),
             reads: self.reads.get(),
             panics: self.panics.get(),
@@ -437,12 +443,7 @@ impl Counts {
         self.completed.add(1);
         self.without_code.add(u64::from(decoded.codes.is_empty()));
         self.codes.add(u64::try_from(decoded.codes.len()).unwrap_or(u64::MAX));
-        for stage in &decoded.stages {
-            let named =
-                Decoder::ALL.iter().zip(&self.decoders).find(|(decoder, _)| **decoder == stage.decoder);
-            let Some((_, counts)) = named else {
-                continue;
-            };
+        for (stage, counts) in decoded.stages.iter().zip(&self.stages) {
             counts.busy_us.add(micros(stage.elapsed));
             let ran = stage.outcome != StageOutcome::Skipped;
             counts.tries.add(u64::from(ran));

@@ -31,7 +31,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use cascade::{Code, Decoder, PayloadRefusal, Point, Stage, StageOutcome, StageReport};
-pub use frames::{DecoderStats, Frames, FramesStats, Pending, StartError};
+pub use frames::{Frames, FramesStats, Pending, StageStats, StartError};
 pub use image::{FrameKind, ImageError};
 
 /// A frame as its sender gave it.

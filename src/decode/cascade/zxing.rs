@@ -5,7 +5,10 @@ use zxingcpp::{BarcodeFormat, BarcodeReader, ImageFormat, ImageView, PointI};
 use super::{Point, RawCode};
 use crate::decode::image::Luma;
 
-pub(super) fn read(image: &Luma, codes_max: usize) -> Vec<RawCode> {
+/// The long side up to which the first look takes the image as it is.
+const SMALL_SIDE_PX: u32 = 800;
+
+pub(super) fn read(image: &Luma, again: bool, codes_max: usize) -> Vec<RawCode> {
     let Ok(view) = ImageView::from_slice(&image.pixels, image.width, image.height, ImageFormat::Lum) else {
         return Vec::new();
     };
@@ -14,7 +17,9 @@ pub(super) fn read(image: &Luma, codes_max: usize) -> Vec<RawCode> {
         // Model 2 is what everyone prints; Micro QR and rMQR would only cost time on noise.
         .formats([BarcodeFormat::QRCodeModel2])
         .try_harder(true)
-        .try_downscale(true)
+        // A third of a small image shows only codes that the whole one shows as well, unless they are
+        // blurred: it is kept for the second look.
+        .try_downscale(again || image.width.max(image.height) > SMALL_SIDE_PX)
         // QR detection takes any rotation as it is; this is for linear codes.
         .try_rotate(false)
         .try_invert(false)

@@ -26,6 +26,7 @@ pub enum FrameKind {
 }
 
 /// Bounds of one image.
+#[expect(clippy::struct_field_names, reason = "limits carry max, and their unit, in their names")]
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Limits {
     /// Bytes of a JPEG or PNG file.

@@ -277,7 +277,7 @@ impl Process {
                     code.payload.as_ref().is_ok_and(|text| text.len() <= CODE_BYTES_MAX)
                         || code.payload.is_err()
                 });
-                payloads_fit && decoded.codes.len() <= self.codes_max && decoded.stages.len() <= self.stages
+                payloads_fit && decoded.codes.len() <= self.codes_max && decoded.stages.len() == self.stages
             }
             Err(error) => matches!(error, DecodeError::Image(_) | DecodeError::Panicked),
         };
