@@ -13,6 +13,10 @@ use scangate::decode::{DecodeError, Frame, FrameKind, Frames, Pending};
 
 const KINDS: u64 = 12;
 
+/// Small, so that many can be read.
+const WIDTH: u16 = 320;
+const HEIGHT: u16 = 240;
+
 #[test]
 fn hostile_frames_cost_one_verdict_each_and_no_process() {
     let count: u64 =
@@ -70,20 +74,22 @@ struct Samples {
 
 impl Samples {
     fn new() -> Self {
-        let rendered = generate::frame(3, 3);
-        let (width, height) = (generate::WIDTH, generate::HEIGHT);
+        let luma = middle(&generate::frame(3, 3).luma);
+        let mut plain = Vec::new();
+        let encoder = jpeg_encoder::Encoder::new(&mut plain, 60);
+        let rgb: Vec<u8> = luma.iter().flat_map(|&level| [level, level, level / 2]).collect();
+        encoder.encode(&rgb, WIDTH, HEIGHT, jpeg_encoder::ColorType::Rgb).unwrap();
         let mut progressive = Vec::new();
         let mut encoder = jpeg_encoder::Encoder::new(&mut progressive, 70);
         encoder.set_progressive(true);
-        let sides = (u16::try_from(width).unwrap(), u16::try_from(height).unwrap());
-        encoder.encode(&rendered.luma, sides.0, sides.1, jpeg_encoder::ColorType::Luma).unwrap();
+        encoder.encode(&luma, WIDTH, HEIGHT, jpeg_encoder::ColorType::Luma).unwrap();
         let mut png = Vec::new();
         let mut encoder = png::Encoder::new(&mut png, 160, 120);
         encoder.set_color(png::ColorType::Grayscale);
         let mut writer = encoder.write_header().unwrap();
-        writer.write_image_data(&rendered.luma[..160 * 120]).unwrap();
+        writer.write_image_data(&luma[..160 * 120]).unwrap();
         writer.finish().unwrap();
-        Self { jpeg: generate::jpeg(&rendered, 60).unwrap(), progressive, png, luma: rendered.luma }
+        Self { jpeg: plain, progressive, png, luma }
     }
 
     fn hostile(&self, kind: u64, random: &mut Random) -> Frame {
@@ -105,13 +111,18 @@ impl Samples {
 
     /// A readable frame with pieces moved about: codes that are nearly whole.
     fn torn(&self, random: &mut Random) -> Frame {
-        let mut sheet = Sheet { width: generate::WIDTH, height: generate::HEIGHT, pixels: self.luma.clone() };
+        let mut sheet = Sheet { width: WIDTH.into(), height: HEIGHT.into(), pixels: self.luma.clone() };
         for _ in 0..random.below(40) {
-            let at = (random.below(600) as usize, random.below(440) as usize);
+            let at = (random.below(300) as usize, random.below(220) as usize);
             sheet.fill(at, 1 + random.below(40) as usize, random.below(256) as u8);
         }
         sheet.frame()
     }
+}
+
+fn middle(luma: &[u8]) -> Vec<u8> {
+    let rows = luma.chunks(generate::WIDTH).skip(120).take(HEIGHT.into());
+    rows.flat_map(|row| &row[160..160 + usize::from(WIDTH)]).copied().collect()
 }
 
 fn file(kind: FrameKind, bytes: Vec<u8>) -> Frame {

@@ -6,9 +6,9 @@
 
 use crate::decode::image::Luma;
 
-/// How many times the difference from the smoothed image is added. Measured between 2 and 5: more reads more
+/// How many times the difference from the smoothed image is added. Between 4 and 8 it hardly matters on generated frames; more reads more
 /// of frames that are blurred, and less of frames that are noisy.
-const GAIN: i32 = 4;
+const GAIN: i32 = 5;
 
 pub(super) fn sharpened(image: &Luma) -> Luma {
     let smooth = binomial(&image.pixels, image.width as usize);

@@ -41,6 +41,9 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// How long a process may take to start and confine itself; 10 ms as a rule, more on a loaded machine.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A year. The kernel counts in nanoseconds and lets a limit near 2⁶⁴ wrap around to seconds.
+const CPU_S_MAX: u64 = 31_536_000;
+
 /// Confinement of the processes.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -207,7 +210,7 @@ impl Process {
             cascade: settings.cascade.clone(),
             memory_bytes_max: sandbox.memory_bytes_max,
             // A backstop only: the deadline ends a frame, this ends a process that nobody watches.
-            cpu_s_max: process.frames_left.saturating_mul(settings.deadline_ms) / 1000 + 10,
+            cpu_s_max: (process.frames_left.saturating_mul(settings.deadline_ms) / 1000 + 10).min(CPU_S_MAX),
             nice: sandbox.nice,
             probes: sandbox.probes,
         };
