@@ -7,15 +7,15 @@ mod decode_support;
 
 use std::collections::VecDeque;
 
-use decode_support::generate::{self, Random};
+use decode_support::generate::Random;
 use decode_support::{Sheet, settings};
 use scangate::decode::{DecodeError, Frame, FrameKind, Frames, Pending};
 
 const KINDS: u64 = 12;
 
 /// Small, so that many can be read.
-const WIDTH: u16 = 320;
-const HEIGHT: u16 = 240;
+const WIDTH: u16 = 176;
+const HEIGHT: u16 = 144;
 
 #[test]
 fn hostile_frames_cost_one_verdict_each_and_no_process() {
@@ -74,7 +74,9 @@ struct Samples {
 
 impl Samples {
     fn new() -> Self {
-        let luma = middle(&generate::frame(3, 3).luma);
+        let mut sheet = Sheet::new(WIDTH.into(), HEIGHT.into());
+        sheet.draw(b"a code that will be torn", (30, 20), 4);
+        let luma = sheet.pixels;
         let mut plain = Vec::new();
         let encoder = jpeg_encoder::Encoder::new(&mut plain, 60);
         let rgb: Vec<u8> = luma.iter().flat_map(|&level| [level, level, level / 2]).collect();
@@ -113,16 +115,11 @@ impl Samples {
     fn torn(&self, random: &mut Random) -> Frame {
         let mut sheet = Sheet { width: WIDTH.into(), height: HEIGHT.into(), pixels: self.luma.clone() };
         for _ in 0..random.below(40) {
-            let at = (random.below(300) as usize, random.below(220) as usize);
+            let at = (random.below(170) as usize, random.below(140) as usize);
             sheet.fill(at, 1 + random.below(40) as usize, random.below(256) as u8);
         }
         sheet.frame()
     }
-}
-
-fn middle(luma: &[u8]) -> Vec<u8> {
-    let rows = luma.chunks(generate::WIDTH).skip(120).take(HEIGHT.into());
-    rows.flat_map(|row| &row[160..160 + usize::from(WIDTH)]).copied().collect()
 }
 
 fn file(kind: FrameKind, bytes: Vec<u8>) -> Frame {
@@ -172,7 +169,7 @@ fn resized_png(whole: &[u8], random: &mut Random) -> Vec<u8> {
 }
 
 fn sheet(random: &mut Random) -> Sheet {
-    Sheet::new(16 + random.below(400) as usize, 16 + random.below(300) as usize)
+    Sheet::new(16 + random.below(240) as usize, 16 + random.below(180) as usize)
 }
 
 fn noise(random: &mut Random) -> Frame {

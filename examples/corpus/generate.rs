@@ -43,7 +43,7 @@ pub fn frame(seed: u64, index: u64) -> Rendered {
     if random.below(4) == 0 {
         motion(&mut luma, random.between(1.0, 3.0), random.below(2) == 0);
     }
-    let noise = random.between(2.0, 12.0);
+    let noise = random.between(1.0, 9.0);
     let luma = luma.iter().map(|&value| to_byte(value + noise * random.normal())).collect();
     Rendered { text, luma }
 }

@@ -69,7 +69,7 @@ pub struct FramesStats {
     pub unavailable: u64,
     /// Processes started in place of another.
     pub restarts: u64,
-    /// Time spent reading frames, in microseconds.
+    /// Wall time spent reading frames, in microseconds.
     pub busy_us: u64,
     /// Each stage's counts, in the order of the settings.
     pub stages: Vec<StageStats>,
@@ -88,7 +88,7 @@ pub struct StageStats {
     pub panics: u64,
     /// Frames that didn't need it or that it came too late for.
     pub skipped: u64,
-    /// Time it took, in microseconds.
+    /// Processor time it took, in microseconds.
     pub busy_us: u64,
 }
 

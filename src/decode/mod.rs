@@ -18,6 +18,7 @@
 pub mod image;
 pub mod cascade;
 pub mod order;
+mod clock;
 mod frames;
 pub mod sandbox;
 mod threads;
@@ -25,7 +26,7 @@ mod threads;
 use std::io::Read as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -50,9 +51,9 @@ pub struct Decoded {
     pub codes: Vec<Code>,
     /// What each stage of the cascade did, in its order.
     pub stages: Vec<StageReport>,
-    /// Time from the frame's bytes to its luma.
+    /// Processor time from the frame's bytes to its luma.
     pub image_elapsed: Duration,
-    /// Time for everything, in the place where it ran.
+    /// Processor time of the whole, for whoever charges a frame to its sender.
     pub elapsed: Duration,
 }
 
@@ -189,11 +190,12 @@ pub fn read(
     limits: &image::Limits,
     cascade: &cascade::Settings,
 ) -> Result<Decoded, ImageError> {
-    let started = Instant::now();
+    let started = clock::processor_time();
     let luma = image::luma(bytes, kind, limits)?;
-    let image_elapsed = started.elapsed();
+    let image_elapsed = clock::processor_time().saturating_sub(started);
     let (codes, stages) = cascade::read(&luma, cascade);
-    Ok(Decoded { codes, stages, image_elapsed, elapsed: started.elapsed() })
+    let elapsed = clock::processor_time().saturating_sub(started);
+    Ok(Decoded { codes, stages, image_elapsed, elapsed })
 }
 
 /// [`read`], with a panic of the image decoder turned into an error.

@@ -1,7 +1,7 @@
 //! Luma to codes: one decoder after the other, until one of them has read something.
 //!
 //! Order, stages and budgets are settings. A stage starts only while the cascade is younger than the
-//! stage's budget: an image on which the first decoder was slow would be slow for the next one as well, and
+//! stage's budget of processor time: an image on which the first decoder was slow would be slow for the next one as well, and
 //! crafted frames are.
 
 mod rust;
@@ -10,12 +10,12 @@ mod sharpen;
 mod zxing;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::image::Luma;
-use super::order;
+use super::{clock::processor_time, order};
 
 /// A QR code of version 40 holds at most 7,089 digits.
 pub const CODE_BYTES_MAX: usize = 7_089;
@@ -59,7 +59,7 @@ pub struct Stage {
     /// Whether it sees the image smoothed and sharpened, or plain.
     #[serde(default)]
     pub sharpened: bool,
-    /// The stage is skipped once the cascade has run this long.
+    /// The stage is skipped once the cascade has taken this much processor time.
     pub start_within_ms: u64,
 }
 
@@ -145,19 +145,19 @@ pub struct StageReport {
     pub stage: Stage,
     /// How it went.
     pub outcome: StageOutcome,
-    /// How long it took.
+    /// Processor time it took.
     pub elapsed: Duration,
 }
 
 /// Runs the cascade on an image.
 pub fn read(image: &Luma, settings: &Settings) -> (Vec<Code>, Vec<StageReport>) {
-    let started = Instant::now();
+    let started = processor_time();
     let mut codes = Vec::new();
     let mut reports = Vec::with_capacity(settings.stages.len());
     let mut sharpened = None;
     for &stage in &settings.stages {
-        let stage_started = Instant::now();
-        let late = stage_started - started > Duration::from_millis(stage.start_within_ms);
+        let stage_started = processor_time();
+        let late = stage_started.saturating_sub(started) > Duration::from_millis(stage.start_within_ms);
         if late || !codes.is_empty() || !stage.decoder.is_built() {
             reports.push(StageReport { stage, outcome: StageOutcome::Skipped, elapsed: Duration::ZERO });
             continue;
@@ -175,7 +175,7 @@ pub fn read(image: &Luma, settings: &Settings) -> (Vec<Code>, Vec<StageReport>) 
                 StageOutcome::Read(codes.len())
             }
         };
-        reports.push(StageReport { stage, outcome, elapsed: stage_started.elapsed() });
+        reports.push(StageReport { stage, outcome, elapsed: processor_time().saturating_sub(stage_started) });
     }
     (codes, reports)
 }

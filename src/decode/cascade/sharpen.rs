@@ -8,13 +8,13 @@ use crate::decode::image::Luma;
 
 /// How many times the difference from the smoothed image is added. Between 4 and 8 it hardly matters on generated frames; more reads more
 /// of frames that are blurred, and less of frames that are noisy.
-const GAIN: i32 = 5;
+const GAIN: i16 = 6;
 
 pub(super) fn sharpened(image: &Luma) -> Luma {
     let smooth = binomial(&image.pixels, image.width as usize);
     let smoother = binomial(&smooth, image.width as usize);
     let pixels = smooth.iter().zip(&smoother).map(|(&once, &twice)| {
-        let (once, twice) = (i32::from(once), i32::from(twice));
+        let (once, twice) = (i16::from(once), i16::from(twice));
         u8::try_from((once + GAIN * (once - twice)).clamp(0, 255)).unwrap_or_default()
     });
     Luma { pixels: pixels.collect(), ..*image }
@@ -30,7 +30,8 @@ fn binomial(pixels: &[u8], width: usize) -> Vec<u8> {
     for row in &rows {
         let below = after.next().unwrap_or(row);
         let three = above.unwrap_or(row).iter().zip(row.iter()).zip(below.iter());
-        for (column, ((&a, &b), &c)) in columns.iter_mut().skip(1).zip(three) {
+        let inner = columns.get_mut(1..).unwrap_or_default();
+        for (column, ((&a, &b), &c)) in inner.iter_mut().zip(three) {
             *column = u16::from(a) + 2 * u16::from(b) + u16::from(c);
         }
         if let [first, second, .., last_but_one, last] = columns.as_mut_slice() {
@@ -38,8 +39,8 @@ fn binomial(pixels: &[u8], width: usize) -> Vec<u8> {
         } else if let [first, only, last] = columns.as_mut_slice() {
             (*first, *last) = (*only, *only);
         }
-        let right = columns.iter().skip(2);
-        let three = columns.iter().zip(columns.iter().skip(1)).zip(right);
+        let (middle, right) = (columns.get(1..).unwrap_or_default(), columns.get(2..).unwrap_or_default());
+        let three = columns.iter().zip(middle).zip(right);
         smooth.extend(three.map(|((&a, &b), &c)| u8::try_from((a + 2 * b + c + 8) >> 4).unwrap_or(u8::MAX)));
         above = Some(row);
     }

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::cascade::CODE_BYTES_MAX;
-use super::{DecodeError, Decoded, Frame, FrameKind, cascade, image};
+use super::{Code, DecodeError, Decoded, Frame, FrameKind, cascade, image};
 
 pub use confine::ConfineStep;
 pub use worker::worker_main;
@@ -255,7 +255,7 @@ impl Process {
         let until = Instant::now() + timeout;
         self.frames_left = self.frames_left.saturating_sub(1);
         let answer = self.send(&[&header, bytes], until).and_then(|()| self.receive(until));
-        let answer = answer.and_then(|answer| self.check(&answer));
+        let answer = answer.and_then(|answer| check(&answer, self.codes_max, self.stages));
         match answer {
             Ok(result) => result,
             Err(Broken::Late) => {
@@ -269,22 +269,6 @@ impl Process {
                 Err(DecodeError::Crashed)
             }
         }
-    }
-
-    /// Takes an answer only if a sound process could have given it.
-    fn check(&self, answer: &[u8]) -> Result<Result<Decoded, DecodeError>, Broken> {
-        let result: Result<Decoded, DecodeError> = serde_json::from_slice(answer).map_err(|_| Broken::Off)?;
-        let sound = match &result {
-            Ok(decoded) => {
-                let payloads_fit = decoded.codes.iter().all(|code| {
-                    code.payload.as_ref().is_ok_and(|text| text.len() <= CODE_BYTES_MAX)
-                        || code.payload.is_err()
-                });
-                payloads_fit && decoded.codes.len() <= self.codes_max && decoded.stages.len() == self.stages
-            }
-            Err(error) => matches!(error, DecodeError::Image(_) | DecodeError::Panicked),
-        };
-        if sound { Ok(result) } else { Err(Broken::Off) }
     }
 
     fn send(&mut self, parts: &[&[u8]], until: Instant) -> Result<(), Broken> {
@@ -334,7 +318,23 @@ impl Drop for Process {
     }
 }
 
+/// Takes an answer only if a sound process could have given it.
+fn check(answer: &[u8], codes_max: usize, stages: usize) -> Result<Result<Decoded, DecodeError>, Broken> {
+    let result: Result<Decoded, DecodeError> = serde_json::from_slice(answer).map_err(|_| Broken::Off)?;
+    let sound = match &result {
+        Ok(decoded) => {
+            let fits = |code: &Code| code.payload.as_ref().map_or(0, String::len) <= CODE_BYTES_MAX;
+            decoded.codes.len() <= codes_max
+                && decoded.stages.len() == stages
+                && decoded.codes.iter().all(fits)
+        }
+        Err(error) => matches!(error, DecodeError::Image(_) | DecodeError::Panicked),
+    };
+    if sound { Ok(result) } else { Err(Broken::Off) }
+}
+
 /// Why an exchange ended early.
+#[derive(Debug, PartialEq, Eq)]
 enum Broken {
     /// The deadline passed.
     Late,
@@ -361,4 +361,57 @@ fn retry(outcome: std::io::Result<usize>) -> Result<usize, Broken> {
 
 fn length_prefix(length: usize) -> [u8; 4] {
     u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::{Decoder, Point};
+
+    fn answer(codes: usize, bytes: usize) -> Vec<u8> {
+        let code = Code {
+            payload: Ok("\u{1}".repeat(bytes)),
+            decoder: Decoder::Quircs,
+            points: [Point { x: i32::MIN, y: i32::MAX }; 4],
+        };
+        let decoded = Decoded {
+            codes: vec![code; codes],
+            stages: Vec::new(),
+            image_elapsed: Duration::ZERO,
+            elapsed: Duration::MAX,
+        };
+        serde_json::to_vec(&Ok::<_, DecodeError>(decoded)).unwrap()
+    }
+
+    #[test]
+    fn the_largest_sound_answer_fits_and_is_taken() {
+        let answer = answer(16, CODE_BYTES_MAX);
+        assert!(answer.len() <= ANSWER_BYTES_MAX);
+        assert_eq!(check(&answer, 16, 0).unwrap().unwrap().codes.len(), 16);
+    }
+
+    #[test]
+    fn what_no_sound_process_answers_is_a_crash() {
+        assert_eq!(check(&answer(17, 1), 16, 0).unwrap_err(), Broken::Off);
+        assert_eq!(check(&answer(1, CODE_BYTES_MAX + 1), 16, 0).unwrap_err(), Broken::Off);
+        assert_eq!(check(&answer(1, 1), 16, 1).unwrap_err(), Broken::Off);
+        for answer in [
+            &b""[..],
+            b"{}",
+            b"null",
+            b"{\"Err\":\"Stopped\"}",
+            b"{\"Err\":{\"QueueFull\":{\"limit\":1}}}",
+            b"\xff",
+        ] {
+            assert_eq!(check(answer, 16, 0).unwrap_err(), Broken::Off);
+        }
+        assert_eq!(check(b"{\"Err\":\"Panicked\"}", 16, 0), Ok(Err(DecodeError::Panicked)));
+    }
+
+    #[test]
+    fn a_header_comes_back_as_it_went() {
+        let header = Header { command: 2, width: 640, height: 0x0102_0304, length: u32::MAX };
+        let back = Header::decode(header.encode());
+        assert_eq!((back.command, back.width, back.height, back.length), (2, 640, 0x0102_0304, u32::MAX));
+    }
 }
