@@ -6,6 +6,8 @@
 
 mod decode_support;
 
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use decode_support::{Sheet, settings};
@@ -141,15 +143,68 @@ fn the_cxx_stage_never_runs_in_the_gateway() {
 }
 
 #[test]
-fn no_process_outlives_its_pool() {
-    let frames = Frames::start(settings()).unwrap();
-    assert!(workers_of_this_process() > 0);
-    drop(frames);
-    // Other tests of this file have processes of their own; only zombies would be this pool's failure.
-    assert_eq!(zombies_of_this_process(), 0);
+fn a_crafted_frame_of_720p_is_answered_by_the_deadline() {
+    let mut settings = settings();
+    settings.deadline_ms = scangate::decode::Settings::default().deadline_ms;
+    let frames = Frames::start(settings).unwrap();
+    let mut sheet = Sheet::new(1280, 720);
+    for (row, y) in (0..720).step_by(17).enumerate() {
+        for x in (row % 3..1280).step_by(17) {
+            for (inset, level) in [(0, 20), (2, 235), (4, 20)] {
+                sheet.fill((x + inset, y + inset), 14 - 2 * inset, level);
+            }
+        }
+    }
+    let started = Instant::now();
+    let result = frames.submit(sheet.frame()).unwrap().wait();
+    assert!(matches!(result, Ok(_) | Err(DecodeError::TimedOut { .. })), "{result:?}");
+    // 600 ms on a machine of its own; tests share theirs.
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    while frames.submit(code("after")).unwrap().wait().is_err() {
+        assert!(started.elapsed() < Duration::from_secs(30));
+    }
 }
 
-fn children(state: fn(&str) -> bool) -> usize {
+#[test]
+fn no_process_outlives_a_killed_gateway_though_it_hangs() {
+    let mut gateway = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["gateway_to_be_killed", "--exact", "--nocapture"])
+        .env("SCANGATE_TEST_GATEWAY", "1")
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(gateway.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let worker = lines.filter_map(|line| line.strip_prefix("worker ").map(str::to_owned)).next().unwrap();
+    let worker = PathBuf::from(format!("/proc/{worker}/stat"));
+    assert!(worker.exists());
+    gateway.kill().unwrap();
+    gateway.wait().unwrap();
+    let killed = Instant::now();
+    // Whoever adopts it may take a while to bury it.
+    while std::fs::read_to_string(&worker).is_ok_and(|stat| !stat.contains(") Z ")) {
+        assert!(killed.elapsed() < Duration::from_secs(10), "the worker outlived its gateway");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Not a test of its own: the process that the test above kills.
+#[test]
+fn gateway_to_be_killed() {
+    if std::env::var_os("SCANGATE_TEST_GATEWAY").is_none() {
+        return;
+    }
+    let mut settings = probing();
+    settings.deadline_ms = 120_000;
+    let frames = Frames::start(settings).unwrap();
+    let hanging = frames.probe(Probe::Hang).unwrap();
+    while frames.stats().queued > 0 {
+        std::thread::yield_now();
+    }
+    println!("\nworker {}", children(|state| state != "Z")[0]);
+    let _ = hanging.wait();
+}
+
+fn children(state: fn(&str) -> bool) -> Vec<String> {
     let me = std::process::id().to_string();
     let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let stats = entries.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
@@ -159,13 +214,6 @@ fn children(state: fn(&str) -> bool) -> usize {
             let found = fields.next().unwrap();
             fields.next() == Some(me.as_str()) && state(found)
         })
-        .count()
-}
-
-fn workers_of_this_process() -> usize {
-    children(|state| state != "Z")
-}
-
-fn zombies_of_this_process() -> usize {
-    children(|state| state == "Z")
+        .map(|stat| stat.split_whitespace().next().unwrap().to_owned())
+        .collect()
 }

@@ -101,7 +101,7 @@ mod tests {
         assert!(!reader.is_usable());
         drop(reader);
         let mut next = Reader::start(&settings).unwrap();
-        assert!(next.read(frame(), Duration::from_secs(60)).is_ok());
+        assert!(next.read(frame(), Duration::from_mins(1)).is_ok());
         assert!(next.is_usable());
     }
 }

@@ -74,22 +74,28 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let stage = |decoder, sharpened, start_within_ms| Stage { decoder, sharpened, start_within_ms };
-        // The C++ stages first: twice as good as the others, and faster. quircs gets what they couldn't read,
-        // rqrr only where nothing better is built: it adds almost nothing to the others and takes longest.
-        let stages = if Decoder::Zxing.is_built() {
-            vec![
-                stage(Decoder::Zxing, false, u64::MAX),
-                stage(Decoder::Zxing, true, 10),
-                stage(Decoder::Quircs, true, 10),
-            ]
-        } else {
-            vec![
-                stage(Decoder::Quircs, false, u64::MAX),
-                stage(Decoder::Quircs, true, 15),
-                stage(Decoder::Rqrr, true, 25),
-            ]
-        };
+        if !Decoder::Zxing.is_built() {
+            return Self::rust_only();
+        }
+        // The C++ stages first: twice as good as the others, and faster. quircs gets what they couldn't read.
+        let stages = vec![
+            Stage { decoder: Decoder::Zxing, sharpened: false, start_within_ms: u64::MAX },
+            Stage { decoder: Decoder::Zxing, sharpened: true, start_within_ms: 10 },
+            Stage { decoder: Decoder::Quircs, sharpened: true, start_within_ms: 10 },
+        ];
+        Self { stages, codes_max: 16 }
+    }
+}
+
+impl Settings {
+    /// The stages in Rust: all of a build without C++, and what may run in the gateway's own threads. rqrr is
+    /// only here: it adds almost nothing to the C++ stages and takes longest.
+    pub fn rust_only() -> Self {
+        let stages = vec![
+            Stage { decoder: Decoder::Quircs, sharpened: false, start_within_ms: u64::MAX },
+            Stage { decoder: Decoder::Quircs, sharpened: true, start_within_ms: 15 },
+            Stage { decoder: Decoder::Rqrr, sharpened: true, start_within_ms: 25 },
+        ];
         Self { stages, codes_max: 16 }
     }
 }

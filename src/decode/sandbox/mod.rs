@@ -3,7 +3,7 @@
 //! The gateway executes itself again (`/proc/self/exe`, so that an upgrade of the file on disk changes
 //! nothing) with [`WORKER_ARGUMENT`]; `main` calls [`worker_main`] before anything else. The process
 //! inherits nothing but one end of a socket pair as its standard input: no environment, no file, and it
-//! confines itself ([`confine`]) before it reads the first frame. It serves one frame at a time:
+//! confines itself (`confine.rs`) before it reads the first frame. It serves one frame at a time:
 //!
 //! - gateway → process: one JSON line's worth of settings, then for each frame a header of 13 bytes
 //!   (command, width, height, length, little endian) and the frame's bytes;
