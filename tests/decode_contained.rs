@@ -173,8 +173,8 @@ fn no_process_outlives_a_killed_gateway_though_it_hangs() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(gateway.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let worker = lines.filter_map(|line| line.strip_prefix("worker ").map(str::to_owned)).next().unwrap();
+    let mut lines = BufReader::new(gateway.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let worker = lines.find_map(|line| line.strip_prefix("worker ").map(str::to_owned)).unwrap();
     let worker = PathBuf::from(format!("/proc/{worker}/stat"));
     assert!(worker.exists());
     gateway.kill().unwrap();

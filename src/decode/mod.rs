@@ -13,7 +13,7 @@
 //! does. [`Isolation::Thread`] keeps the work in the gateway's threads, for systems which refuse the
 //! confinement: it never runs the C++ stage, and a stage that hangs costs one abandoned thread.
 //!
-//! Nothing here touches a disk, but for [`file`], which reads what its caller names.
+//! Nothing here touches a disk, but for [`file()`], which reads what its caller names.
 
 pub mod image;
 pub mod cascade;
