@@ -20,6 +20,9 @@ use super::{clock::processor_time, order};
 /// A QR code of version 40 holds at most 7,089 digits.
 pub const CODE_BYTES_MAX: usize = 7_089;
 
+/// A stage's budget that no frame outlives; one that a configuration file can hold.
+pub const ALWAYS_MS: u64 = 3_600_000;
+
 /// A decoder of the cascade.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -79,7 +82,7 @@ impl Default for Settings {
         }
         // The C++ stages first: twice as good as the others, and faster. quircs gets what they couldn't read.
         let stages = vec![
-            Stage { decoder: Decoder::Zxing, sharpened: false, start_within_ms: u64::MAX },
+            Stage { decoder: Decoder::Zxing, sharpened: false, start_within_ms: ALWAYS_MS },
             Stage { decoder: Decoder::Zxing, sharpened: true, start_within_ms: 10 },
             Stage { decoder: Decoder::Quircs, sharpened: true, start_within_ms: 10 },
         ];
@@ -92,7 +95,7 @@ impl Settings {
     /// only here: it adds almost nothing to the C++ stages and takes longest.
     pub fn rust_only() -> Self {
         let stages = vec![
-            Stage { decoder: Decoder::Quircs, sharpened: false, start_within_ms: u64::MAX },
+            Stage { decoder: Decoder::Quircs, sharpened: false, start_within_ms: ALWAYS_MS },
             Stage { decoder: Decoder::Quircs, sharpened: true, start_within_ms: 15 },
             Stage { decoder: Decoder::Rqrr, sharpened: true, start_within_ms: 25 },
         ];
