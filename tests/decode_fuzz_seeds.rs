@@ -1,4 +1,5 @@
-//! The seeds of the fuzz targets, whole and spoilt, through the targets' own functions. Without a sanitizer this
+//! The seeds of the fuzz targets, whole and spoilt, through the targets' own functions. Without a sanitizer
+//! this
 //! proves that they don't panic or break a limit, not that memory is never misused.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::cast_possible_truncation, reason = "random numbers are cut to size")]

@@ -1,7 +1,9 @@
 //! Camera-like frames: a printed code held before a cheap camera under uneven light.
 //!
-//! Each frame depends on its seed and index alone. What varies: version 3–19, error correction, text, distance
-//! (pixels a module), rotation, tilt in perspective, gradient of light and vignette, contrast, defocus, motion,
+//! Each frame depends on its seed and index alone. What varies: version 3–19, error correction, text,
+//! distance
+//! (pixels a module), rotation, tilt in perspective, gradient of light and vignette, contrast, defocus,
+//! motion,
 //! sensor noise, and the clutter around the paper. Frames in which no decoder could be expected to read
 //! (modules of 2.6 px, tilted and blurred) are part of it, as they are of life.
 

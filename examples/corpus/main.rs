@@ -5,7 +5,8 @@
 //! cargo run --release --example corpus -- read DIR…
 //! ```
 //! `generate` writes camera-like JPEG frames and their texts; `read` takes any folder of images (.jpg, .jpeg,
-//! .png) with the expected text in a file of the same stem (.txt) and prints a table. Times are processor time
+//! .png) with the expected text in a file of the same stem (.txt) and prints a table. Times are processor
+//! time
 //! of one thread, so that a loaded machine doesn't lie about them.
 
 mod generate;

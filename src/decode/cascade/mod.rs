@@ -1,7 +1,8 @@
 //! Luma to codes: one decoder after the other, until one of them has read something.
 //!
 //! Order, stages and budgets are settings. A stage starts only while the cascade is younger than the
-//! stage's budget of processor time: an image on which the first decoder was slow would be slow for the next one as well, and
+//! stage's budget of processor time: an image on which the first decoder was slow would be slow for the next
+//! one as well, and
 //! crafted frames are.
 
 mod rust;

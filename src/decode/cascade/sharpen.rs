@@ -6,7 +6,8 @@
 
 use crate::decode::image::Luma;
 
-/// How many times the difference from the smoothed image is added. Between 4 and 8 it hardly matters on generated frames; more reads more
+/// How many times the difference from the smoothed image is added. Between 4 and 8 it hardly matters on
+/// generated frames; more reads more
 /// of frames that are blurred, and less of frames that are noisy.
 const GAIN: i16 = 6;
 
