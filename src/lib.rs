@@ -16,6 +16,7 @@ pub mod listen;
 pub mod authenticate;
 pub mod request;
 pub mod workers;
+pub mod decode;
 pub mod payload;
 pub mod verify;
 pub mod identity;

@@ -39,6 +39,29 @@ pub struct Malformed {
     pub rule: &'static str,
     /// What it was: a length, a JSON kind or a position.
     pub got: String,
+    /// The limit on its size, where it is over one.
+    pub excess: Option<Excess>,
+}
+
+/// A size over its limit, both in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Excess {
+    /// The limit.
+    pub limit: u64,
+    /// The size.
+    pub value: u64,
+}
+
+impl Malformed {
+    fn new(field: &'static str, rule: &'static str, got: impl Into<String>) -> Self {
+        Self { field, rule, got: got.into(), excess: None }
+    }
+
+    fn over(mut self, limit: usize, value: usize) -> Self {
+        let bytes = |count| u64::try_from(count).unwrap_or(u64::MAX);
+        self.excess = (value > limit).then(|| Excess { limit: bytes(limit), value: bytes(value) });
+        self
+    }
 }
 
 /// The fields as they stand in the document. Unknown fields are refused: a misspelt `direction` must not
@@ -125,10 +148,11 @@ pub fn batch<'a>(
 pub fn check_client_id(id: &str) -> Result<(), Malformed> {
     let rule = "must be 1 to 64 visible ASCII characters";
     if id.is_empty() || id.len() > CLIENT_ID_CHARS_MAX {
-        return Err(Malformed { field: "id", rule, got: format!("{} bytes", id.len()) });
+        let malformed = Malformed::new("id", rule, format!("{} bytes", id.len()));
+        return Err(malformed.over(CLIENT_ID_CHARS_MAX, id.len()));
     }
     if !id.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(Malformed { field: "id", rule, got: "another character".to_owned() });
+        return Err(Malformed::new("id", rule, "another character"));
     }
     Ok(())
 }
@@ -136,26 +160,25 @@ pub fn check_client_id(id: &str) -> Result<(), Malformed> {
 fn checked(fields: Fields<'_>, payload_bytes_max: usize) -> Result<ScanRequest<'_>, Malformed> {
     check_client_id(&fields.id)?;
     if fields.qr.is_empty() {
-        return Err(Malformed { field: "qr", rule: "must not be empty", got: "0 bytes".to_owned() });
+        return Err(Malformed::new("qr", "must not be empty", "0 bytes"));
     }
     if fields.qr.len() > payload_bytes_max {
         let got = format!("{} bytes, over {payload_bytes_max}", fields.qr.len());
-        return Err(Malformed { field: "qr", rule: "must be at most limits.payload_bytes_max long", got });
+        let malformed = Malformed::new("qr", "must be at most limits.payload_bytes_max long", got);
+        return Err(malformed.over(payload_bytes_max, fields.qr.len()));
     }
     let at = match fields.at {
         None => None,
-        Some(Text(text)) => Some(UnixMillis::parse(&text).map_err(|_| Malformed {
-            field: "at",
-            rule: "must be an RFC 3339 timestamp such as 2021-11-24T06:49:29Z",
-            got: format!("{} bytes of other text", text.len()),
+        Some(Text(text)) => Some(UnixMillis::parse(&text).map_err(|_| {
+            let rule = "must be an RFC 3339 timestamp such as 2021-11-24T06:49:29Z";
+            Malformed::new("at", rule, format!("{} bytes of other text", text.len()))
         })?),
     };
     let direction = match fields.direction {
         None => DirectionRequest::Auto,
-        Some(Text(name)) => DirectionRequest::from_name(&name).ok_or_else(|| Malformed {
-            field: "direction",
-            rule: "must be in, out or auto",
-            got: format!("{} bytes of other text", name.len()),
+        Some(Text(name)) => DirectionRequest::from_name(&name).ok_or_else(|| {
+            let got = format!("{} bytes of other text", name.len());
+            Malformed::new("direction", "must be in, out or auto", got)
         })?,
     };
     Ok(ScanRequest { id: fields.id, qr: fields.qr, at, direction })
@@ -169,27 +192,24 @@ fn diagnose(body: &[u8]) -> Malformed {
     let fields = match serde_json::from_slice::<Value>(body) {
         Ok(Value::Object(fields)) => fields,
         Ok(other) => {
-            return Malformed { field: "body", rule: "must be a JSON object", got: kind(&other).to_owned() };
+            return Malformed::new("body", "must be a JSON object", kind(&other));
         }
         Err(error) => {
             let got = format!("a syntax error at column {}", error.column());
-            return Malformed { field: "body", rule: "must be JSON (RFC 8259)", got };
+            return Malformed::new("body", "must be JSON (RFC 8259)", got);
         }
     };
     for (field, required) in [("id", true), ("qr", true), ("at", false), ("direction", false)] {
         match fields.get(field) {
             Some(Value::String(_)) => {}
             Some(Value::Null) if !required => {}
-            Some(other) => return Malformed { field, rule: "must be a string", got: kind(other).to_owned() },
-            None if required => return Malformed { field, rule: "is required", got: "nothing".to_owned() },
+            Some(other) => return Malformed::new(field, "must be a string", kind(other)),
+            None if required => return Malformed::new(field, "is required", "nothing"),
             None => {}
         }
     }
-    Malformed {
-        field: "body",
-        rule: "may hold id, qr, at and direction, each once",
-        got: format!("{} different fields", fields.len()),
-    }
+    let got = format!("{} different fields", fields.len());
+    Malformed::new("body", "may hold id, qr, at and direction, each once", got)
 }
 
 fn kind(value: &serde_json::Value) -> &'static str {

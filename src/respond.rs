@@ -2,21 +2,25 @@
 //!
 //! A 201 can't be built without [`Durable`], which only the journal hands out, and only after fsync.
 //! Everything that isn't a success is RFC 9457 problem+json with the outcome's stable name, and the
-//! field, the limit and the value where there are any.
+//! field or bound, the limit and the value where there are any.
+
+mod rejection;
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
-use serde_json::json;
+use serde::Serialize;
 
 use crate::deduplicate::Original;
 use crate::journal::Durable;
 use crate::observe::health::Readiness;
 use crate::request::Malformed;
 use crate::scan::{Checkin, Outcome, Refusal, Scan};
+
+pub use rejection::{Rejection, rejected};
 
 /// `Content-Type` of every refusal (RFC 9457).
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -69,30 +73,67 @@ pub struct Problem {
     pub outcome: Outcome,
     /// For people: names the rule, never the payload.
     pub detail: Cow<'static, str>,
-    /// The field, header or bound concerned.
-    pub field: Option<&'static str>,
+    /// What is wrong, or was reached.
+    pub concern: Option<Concern>,
     /// The limit that was passed.
     pub limit: Option<u64>,
     /// The value that passed it.
     pub value: Option<u64>,
     /// When to try again, in seconds.
     pub retry_after_s: Option<u32>,
+    /// Whether a token was given, and was no good.
+    pub invalid_token: bool,
+}
+
+/// What a refusal is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concern {
+    /// A field, header, claim or parameter of the request: another request would do.
+    Field(&'static str),
+    /// A limit of the gateway, by its name in the configuration: the same request may do later, or
+    /// under another configuration.
+    Bound(&'static str),
+}
+
+impl Concern {
+    const fn field(self) -> Option<&'static str> {
+        match self {
+            Self::Field(name) => Some(name),
+            Self::Bound(_) => None,
+        }
+    }
+
+    const fn bound(self) -> Option<&'static str> {
+        match self {
+            Self::Field(_) => None,
+            Self::Bound(name) => Some(name),
+        }
+    }
 }
 
 impl Problem {
     /// A refusal with its reason.
     pub fn new(outcome: Outcome, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { outcome, detail: detail.into(), field: None, limit: None, value: None, retry_after_s: None }
+        let retry_after_s = is_transient(outcome).then_some(RETRY_AFTER_S);
+        let detail = detail.into();
+        Self { outcome, detail, concern: None, limit: None, value: None, retry_after_s, invalid_token: false }
     }
 
-    /// Names the field, header or bound.
+    /// Names the field, header, claim or parameter that is wrong.
     #[must_use]
-    pub fn field(mut self, field: &'static str) -> Self {
-        self.field = Some(field);
+    pub fn field(mut self, name: &'static str) -> Self {
+        self.concern = Some(Concern::Field(name));
         self
     }
 
-    /// Names the limit, and the value that passed it where it is known.
+    /// Names the limit of the gateway that was reached.
+    #[must_use]
+    pub fn bound(mut self, name: &'static str) -> Self {
+        self.concern = Some(Concern::Bound(name));
+        self
+    }
+
+    /// Names the limit's value, and the value that passed it where it is known.
     #[must_use]
     pub fn limit(mut self, limit: u64, value: Option<u64>) -> Self {
         self.limit = Some(limit);
@@ -106,6 +147,13 @@ impl Problem {
         self.retry_after_s = Some(seconds);
         self
     }
+
+    /// Says that a token was given and was no good (RFC 6750, `invalid_token`).
+    #[must_use]
+    pub fn invalid_token(mut self, given: bool) -> Self {
+        self.invalid_token = given;
+        self
+    }
 }
 
 impl From<Refusal> for Problem {
@@ -116,26 +164,21 @@ impl From<Refusal> for Problem {
 
 impl From<Malformed> for Problem {
     fn from(malformed: Malformed) -> Self {
-        let field = malformed.field;
-        Self::new(Outcome::Malformed, malformed.to_string()).field(field)
+        let problem = Self::new(Outcome::Malformed, malformed.to_string()).field(malformed.field);
+        match malformed.excess {
+            Some(excess) => problem.limit(excess.limit, Some(excess.value)),
+            None => problem,
+        }
     }
 }
 
-/// Requests that never became a scan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rejection {
-    /// No such path.
-    NotFound,
-    /// The path exists; the methods that it answers.
-    MethodNotAllowed(&'static str),
-    /// A body without a length.
-    LengthRequired,
-    /// The body's type; the types that are accepted.
-    UnsupportedMediaType(&'static str),
-    /// The body's encoding; the encodings that are accepted.
-    UnsupportedEncoding(&'static str),
-    /// The body did not arrive in time.
-    RequestTimeout,
+/// When to try again where nothing better is known. A commit takes milliseconds, so that what is full
+/// now has room in a second.
+const RETRY_AFTER_S: u32 = 1;
+
+/// Whether the same request may do later: exactly the outcomes of 429 and 503.
+const fn is_transient(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::RateLimited | Outcome::Overloaded | Outcome::Unavailable)
 }
 
 /// The one translation of outcomes into status codes.
@@ -198,65 +241,47 @@ pub fn batch(body: String) -> Response<Bytes> {
     with_body(StatusCode::OK, NDJSON, body.into())
 }
 
+/// The members of a problem (RFC 9457), in the order in which they are written.
+#[derive(Serialize)]
+struct ProblemBody<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    title: String,
+    status: u16,
+    outcome: &'a str,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bound: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<u64>,
+}
+
 /// A refusal of the whole request.
 pub fn problem(problem: &Problem) -> Response<Bytes> {
-    let status = status(problem.outcome);
     let name = problem.outcome.name();
-    let mut body = json!({
-        "type": format!("urn:scangate:outcome:{name}"),
-        "title": name.replace('_', " "),
-        "status": status.as_u16(),
-        "outcome": name,
-        "detail": problem.detail,
+    let status = status(problem.outcome);
+    let mut response = with_problem(&ProblemBody {
+        kind: format!("urn:scangate:outcome:{name}"),
+        title: name.replace('_', " "),
+        status: status.as_u16(),
+        outcome: name,
+        detail: &problem.detail,
+        field: problem.concern.and_then(Concern::field),
+        bound: problem.concern.and_then(Concern::bound),
+        limit: problem.limit,
+        value: problem.value,
     });
-    if let Some(fields) = body.as_object_mut() {
-        fields.extend(problem.field.map(|field| ("field".to_owned(), json!(field))));
-        fields.extend(problem.limit.map(|limit| ("limit".to_owned(), json!(limit))));
-        fields.extend(problem.value.map(|value| ("value".to_owned(), json!(value))));
-    }
-    let mut response = with_body(status, PROBLEM_JSON, body.to_string().into());
+    *response.status_mut() = status;
     if let Some(seconds) = problem.retry_after_s {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     if problem.outcome == Outcome::Unauthenticated {
-        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    }
-    response
-}
-
-/// A request that never became a scan.
-pub fn rejected(rejection: Rejection) -> Response<Bytes> {
-    let (status, name, detail) = match rejection {
-        Rejection::NotFound => (StatusCode::NOT_FOUND, "not_found", "no such path".to_owned()),
-        Rejection::MethodNotAllowed(allowed) => {
-            (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("this path answers {allowed}"))
-        }
-        Rejection::LengthRequired => {
-            let detail = "a body needs Content-Length or Transfer-Encoding: chunked".to_owned();
-            (StatusCode::LENGTH_REQUIRED, "length_required", detail)
-        }
-        Rejection::UnsupportedMediaType(accepted) => {
-            let detail = format!("Content-Type must be one of {accepted}");
-            (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
-        }
-        Rejection::UnsupportedEncoding(accepted) => {
-            let detail = format!("Content-Encoding must be one of {accepted}");
-            (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail)
-        }
-        Rejection::RequestTimeout => {
-            (StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body did not arrive in time".to_owned())
-        }
-    };
-    let body = json!({
-        "type": format!("urn:scangate:rejection:{name}"),
-        "title": name.replace('_', " "),
-        "status": status.as_u16(),
-        "outcome": name,
-        "detail": detail,
-    });
-    let mut response = with_body(status, PROBLEM_JSON, body.to_string().into());
-    if let Rejection::MethodNotAllowed(allowed) = rejection {
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+        let challenge = if problem.invalid_token { "Bearer error=\"invalid_token\"" } else { "Bearer" };
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     }
     response
 }
@@ -266,12 +291,19 @@ pub fn ok(content_type: &'static str, body: impl Into<Bytes>) -> Response<Bytes>
     with_body(StatusCode::OK, content_type, body.into())
 }
 
+/// The same for everyone until the next release, so that it may be kept: 200.
+pub fn published(content_type: &'static str, body: impl Into<Bytes>) -> Response<Bytes> {
+    let mut response = ok(content_type, body);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("max-age=300"));
+    response
+}
+
 /// Whether scans should be sent here: 200 or 503.
 pub fn readiness(readiness: &Readiness) -> Response<Bytes> {
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let mut response = with_body(status, JSON, json!(readiness).to_string().into());
+    let mut response = with_body(status, JSON, line(readiness));
     if !readiness.ready {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
     }
     response
 }
@@ -283,20 +315,28 @@ pub fn accepted(body: impl Into<Bytes>) -> Response<Bytes> {
 
 /// A fault of the gateway itself: 500 without particulars, which the log has.
 pub fn internal() -> Response<Bytes> {
-    let body = json!({
-        "type": "urn:scangate:rejection:internal",
-        "title": "internal error",
-        "status": 500,
-        "outcome": "internal",
-        "detail": "the gateway failed; nothing was recorded",
-    });
-    with_body(StatusCode::INTERNAL_SERVER_ERROR, PROBLEM_JSON, body.to_string().into())
+    rejected(Rejection::Internal)
 }
 
+fn with_problem(body: &ProblemBody<'_>) -> Response<Bytes> {
+    with_body(StatusCode::INTERNAL_SERVER_ERROR, PROBLEM_JSON, line(body))
+}
+
+/// JSON that ends its line, so that a terminal's prompt starts on the next one.
+fn line(body: &impl Serialize) -> Bytes {
+    // Plain strings and numbers always serialize.
+    let mut line = serde_json::to_vec(body).unwrap_or_default();
+    line.push(b'\n');
+    line.into()
+}
+
+/// Answers tell who was where, or how things stand now: nothing on the way may keep them.
 fn with_body(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Bytes> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -341,9 +381,11 @@ fn write_refusal(body: &mut String, problem: &Problem, client_id: &str) {
         body.push_str(",\"id\":");
         push_json_string(body, client_id);
     }
-    if let Some(field) = problem.field {
-        let _ = write!(body, ",\"field\":\"{field}\"");
-    }
+    let _ = match problem.concern {
+        Some(Concern::Field(name)) => write!(body, ",\"field\":\"{name}\""),
+        Some(Concern::Bound(name)) => write!(body, ",\"bound\":\"{name}\""),
+        None => Ok(()),
+    };
     for (name, value) in [
         ("limit", problem.limit),
         ("value", problem.value),
@@ -368,5 +410,63 @@ fn push_json_string(body: &mut String, text: &str) {
         body.push('"');
     } else {
         body.push_str(&serde_json::Value::from(text).to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openapi;
+
+    pub(super) fn parsed(response: &Response<Bytes>) -> openapi::Problem {
+        let body = response.body();
+        assert!(body.ends_with(b"}\n"), "{body:?}");
+        assert_eq!(response.headers()[CONTENT_TYPE], PROBLEM_JSON);
+        assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+        let problem: openapi::Problem = serde_json::from_slice(body).expect("a documented problem");
+        assert_eq!(problem.status, response.status().as_u16());
+        assert!(problem.field.is_none() || problem.bound.is_none());
+        problem
+    }
+
+    #[test]
+    fn every_refusal_is_a_documented_problem() {
+        for outcome in Outcome::ALL {
+            if status(*outcome).is_success() {
+                continue;
+            }
+            let response = problem(&Problem::new(*outcome, "why \"so\"").field("at").limit(3, Some(4)));
+            let body = parsed(&response);
+            assert_eq!(body.kind, format!("urn:scangate:outcome:{outcome}"));
+            assert_eq!((body.outcome.as_str(), body.detail.as_str()), (outcome.name(), "why \"so\""));
+            assert_eq!(
+                (body.field.as_deref(), body.limit, body.value),
+                (Some("at"), Some(3), Some(4)),
+                "{outcome}"
+            );
+            let is_transient = matches!(body.status, 429 | 503);
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), is_transient, "{outcome}");
+            assert_eq!(response.headers().contains_key(WWW_AUTHENTICATE), body.status == 401, "{outcome}");
+
+            let mut line = String::new();
+            let refused = Verdict::Refused(Problem::new(*outcome, "why").bound("limits.x"));
+            batch_line(&mut line, 7, &refused, "a\\b");
+            let line: openapi::BatchLine = serde_json::from_str(&line).expect("a documented line");
+            let openapi::LineResult::Refused(refused) = line.result else { panic!("{:?}", line.result) };
+            assert_eq!((line.line, line.status), (7, status(*outcome).as_u16()));
+            assert_eq!((refused.bound.as_deref(), refused.field), (Some("limits.x"), None));
+            assert_eq!(refused.id.as_deref(), Some("a\\b"));
+            assert_eq!(refused.retry_after_s, is_transient.then_some(1));
+        }
+    }
+
+    #[test]
+    fn a_bad_token_is_told_from_a_missing_one() {
+        let challenge = |given| {
+            let refused = Problem::new(Outcome::Unauthenticated, "why").invalid_token(given);
+            problem(&refused).headers()[WWW_AUTHENTICATE].clone()
+        };
+        assert_eq!(challenge(false), "Bearer");
+        assert_eq!(challenge(true), "Bearer error=\"invalid_token\"");
     }
 }

@@ -25,7 +25,10 @@ const EXAMPLE_CARD: &str =
 pub(super) fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let gateway = Gateway::start(config)?;
     let signals = listen_for_signals(gateway.signals())?;
-    print(&greeting(config, &gateway)?)?;
+    if let Err(error) = print(&greeting(config, &gateway)?) {
+        // Nobody reads it: no reason not to serve.
+        tracing::warn!(error = %error, "cannot print the greeting");
+    }
     let ended = gateway.run();
     signals.shutdown_background();
     ended?;

@@ -376,18 +376,15 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
             direction: checkin.direction,
         };
         let newest = seen.into_iter().flatten().find(|seen| seen.direction == checkin.direction);
-        // Where no window applies nobody will ask for the earlier ones, and two may share a bucket.
         match newest {
-            Some(newest) if newest.at > this.at => {
-                if scan.window_s > 0 {
-                    self.remember_earlier(pair, this);
+            Some(newest) if newest.at > this.at => self.remember_earlier(pair, this),
+            superseded => {
+                if let Some(superseded) = superseded {
+                    self.remember_earlier(pair, superseded);
                 }
-                return;
+                self.set_presence(pair, scan.received, seen, this);
             }
-            Some(superseded) if scan.window_s > 0 => self.remember_earlier(pair, superseded),
-            _ => {}
         }
-        self.set_presence(pair, scan.received, seen, this);
     }
 
     /// Writes the newest of each direction, `this` among them, into the generation of `received`.
@@ -410,6 +407,13 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
         });
     }
 
+    fn is_earlier(&self, pair: Key, seen: Seen) -> bool {
+        let bucket = seen.at.0.div_euclid(self.bucket_ms);
+        let start = bucket * self.bucket_ms;
+        let held = self.earlier.get(&self.bucket_key(pair, bucket), start);
+        held.is_some_and(|held| held.seen(start).contains(&Some(seen)))
+    }
+
     fn remember_client(&self, scan: &Scan, original: Original) {
         let base = self.clients.start_of(scan.received.0) - self.reach_ms();
         let entry = ClientEntry::new(base, original);
@@ -426,7 +430,10 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
         let lost = |seen: &Seen| seen.direction == checkin.direction && seen.at == scan.at;
         let mut seen = self.seen_here(pair);
         if seen.iter().flatten().any(lost) {
-            let before = previous.into_iter().flatten().find(|seen| seen.direction == checkin.direction);
+            // What it superseded stands in `earlier`, unless that was lost as well in the meantime.
+            let same_direction = |seen: &Seen| seen.direction == checkin.direction;
+            let before = previous.into_iter().flatten().find(same_direction);
+            let before = before.filter(|before| self.is_earlier(pair, *before));
             seen = seen.map(|seen| if seen.as_ref().is_some_and(lost) { before } else { seen });
             match seen.into_iter().flatten().next() {
                 Some(any) => self.set_presence(pair, scan.received, seen, any),

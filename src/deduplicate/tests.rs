@@ -118,6 +118,17 @@ fn a_lost_scan_is_admitted_again_and_never_called_a_duplicate() {
 }
 
 #[test]
+fn of_two_lost_scans_neither_comes_back_with_the_other() {
+    let memory = Deduplicate::new(settings(&[60]), [3; 16]);
+    let first = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), |_| Ok(1)));
+    let second = fresh(memory.admit(&scan(1, 2, 100_000, DirectionRequest::In), |_| Ok(2)));
+    first.failed();
+    second.failed();
+    assert_eq!(memory.entries(), 0);
+    fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), |_| Ok(3))).durable(());
+}
+
+#[test]
 fn a_scan_whose_caller_went_away_is_settled_by_the_sweep() {
     let memory = Deduplicate::new(settings(&[60]), [3; 16]);
     drop(fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), |_| Ok(1))));

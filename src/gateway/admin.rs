@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use super::Shared;
+use super::{Shared, core};
 use crate::listen::{Answer, Body, Peer, Service};
 use crate::observe::metrics::{self, Endpoint};
 use crate::respond::{self, Problem, Rejection};
@@ -38,7 +38,7 @@ impl Service for Admin {
             let response = route(&shared, &request).await;
             let counters = shared.metrics.core(shared.admin_core());
             counters.request_done(Endpoint::Admin, response.status().as_u16(), began.elapsed());
-            response
+            if request.method() == Method::HEAD { core::without_body(response) } else { response }
         })
     }
 }
@@ -49,24 +49,28 @@ async fn route(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Bo
         "/v1/drain" | "/v1/reload" => "POST",
         _ => return respond::rejected(Rejection::NotFound).map(Body::from),
     };
-    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    if if allowed == "POST" { request.method() != Method::POST } else { !reads } {
+    let is_allowed = match *request.method() {
+        Method::GET | Method::HEAD => allowed == "GET, HEAD",
+        Method::POST => allowed == "POST",
+        _ => false,
+    };
+    if !is_allowed {
         return respond::rejected(Rejection::MethodNotAllowed(allowed)).map(Body::from);
     }
     match request.uri().path() {
         "/metrics" => {
             respond::ok(metrics::CONTENT_TYPE, shared.metrics.render(&shared.sample())).map(Body::from)
         }
-        "/v1/stats" => respond::ok(respond::JSON, shared.stats().to_json()).map(Body::from),
+        "/v1/stats" => respond::ok(respond::JSON, shared.stats().to_json() + "\n").map(Body::from),
         "/v1/stats/stream" => events(Arc::clone(shared)),
-        "/v1/export" => checkins(shared, request.uri().query().unwrap_or_default()).await,
+        "/v1/export" => checkins(shared, request).await,
         "/readyz" => respond::readiness(&shared.health.readiness()).map(Body::from),
         "/v1/drain" => {
             shared.stop.request();
             respond::accepted("{\"draining\":true}\n").map(Body::from)
         }
         "/v1/reload" => reload(shared).map(Body::from),
-        _ => respond::ok(respond::JSON, "{\"live\":true}\n").map(Body::from),
+        _ => core::alive().map(Body::from),
     }
 }
 
@@ -88,26 +92,30 @@ fn reload(shared: &Shared) -> Response<Bytes> {
             respond::ok(respond::JSON, format!("{{\"reloaded\":true,\"keys_changed\":{changed}}}\n"))
         }
         Err(error) => {
-            tracing::error!(error = %error, "reload failed; what was loaded before stays");
-            respond::problem(&Problem::new(Outcome::Malformed, format!("nothing was changed: {error}")))
+            tracing::error!(error = %format_args!("{error:#}"), "reload failed; what was loaded before stays");
+            respond::rejected(Rejection::ReloadFailed)
         }
     }
 }
 
 /// Check-ins as NDJSON. Waits for the store to catch up with what was durable at the time of asking, and
 /// then streams from a thread of its own, since the embedded store reads by blocking.
-async fn checkins(shared: &Arc<Shared>, query: &str) -> Response<Body> {
-    let range = match range(shared, query) {
+async fn checkins(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Body> {
+    let (from, to) = match range(request.uri().query().unwrap_or_default()) {
         Ok(range) => range,
         Err(problem) => return respond::problem(&problem).map(Body::from),
     };
+    if request.method() == Method::HEAD {
+        return respond::ok(respond::NDJSON, Bytes::new()).map(|_| Body::stream(stream::empty()));
+    }
+    let range = ExportRange::over(from, to, shared.widest_window_s);
     let durable = shared.journal.durable_position();
     let deadline = Instant::now() + EXPORT_WAIT_MAX;
     while !shared.written.reached(durable) {
         if Instant::now() > deadline {
             let problem =
                 Problem::new(Outcome::Unavailable, "the store is behind the journal; see /v1/stats");
-            return respond::problem(&problem.field("store.lag").retry_after(30)).map(Body::from);
+            return respond::problem(&problem.bound("store.lag").retry_after(30)).map(Body::from);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -140,23 +148,32 @@ async fn checkins(shared: &Arc<Shared>, query: &str) -> Response<Body> {
     respond::ok(respond::NDJSON, Bytes::new()).map(|_| Body::stream(body))
 }
 
-fn range(shared: &Shared, query: &str) -> Result<ExportRange, Problem> {
-    let mut bounds = [None, None];
-    for pair in query.split('&') {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = value.replace("%3A", ":").replace("%3a", ":").replace("%2B", "+").replace("%2b", "+");
-        match name {
-            "from" => bounds[0] = UnixMillis::parse(&value).ok(),
-            "to" => bounds[1] = UnixMillis::parse(&value).ok(),
-            _ => {}
+/// The event times of an export. A parameter that isn't known or comes twice is refused: a misspelt `to`
+/// must not quietly become another export.
+fn range(query: &str) -> Result<(UnixMillis, UnixMillis), Problem> {
+    // A query's + is itself (RFC 3986), not a form's space: offsets such as +07:00 are written with it.
+    let query = query.replace('+', "%2B");
+    let (mut from, mut to) = (None, None);
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        let (field, bound) = match name.as_ref() {
+            "from" => ("from", &mut from),
+            "to" => ("to", &mut to),
+            _ => {
+                return Err(Problem::new(Outcome::Malformed, "the query may hold from and to").field("query"));
+            }
+        };
+        let at = UnixMillis::parse(&value)
+            .map_err(|error| Problem::new(Outcome::Malformed, format!("{field} {error}")).field(field))?;
+        if bound.replace(at).is_some() {
+            let problem = Problem::new(Outcome::Malformed, format!("{field} may be given once"));
+            return Err(problem.field(field));
         }
     }
-    let bound = |at: Option<UnixMillis>, field| {
-        let detail = "from and to must be RFC 3339 timestamps in UTC, such as 2021-11-24T00:00:00Z";
-        at.ok_or_else(|| Problem::new(Outcome::Malformed, detail).field(field))
+    let required = |bound: Option<UnixMillis>, field: &'static str| {
+        let missing = || Problem::new(Outcome::Malformed, format!("{field} is required")).field(field);
+        bound.ok_or_else(missing)
     };
-    let [from, to] = bounds;
-    Ok(ExportRange::over(bound(from, "from")?, bound(to, "to")?, shared.widest_window_s))
+    Ok((required(from, "from")?, required(to, "to")?))
 }
 
 /// Hands what is written to the client, and waits for it where it is slow.
@@ -197,6 +214,43 @@ impl Write for Pieces {
                 Err(TrySendError::Closed(_)) => return Err(io::ErrorKind::BrokenPipe.into()),
             }
             std::thread::sleep(SLOW_CLIENT_PAUSE);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::respond::Concern;
+
+    #[test]
+    fn a_range_is_read_however_it_is_encoded() {
+        let expected = ("2021-11-23T17:00:00.000Z", "2021-11-24T17:00:00.500Z");
+        for query in [
+            "from=2021-11-23T17:00:00Z&to=2021-11-24T17:00:00.5Z",
+            "to=2021-11-25T00:00:00.5+07:00&from=2021-11-24T00:00:00+07:00",
+            "from=2021-11-24T00%3A00%3a00%2B07%3A00&&%74o=2021-11-25T00%3a00:00.500%2b07:00&",
+        ] {
+            let (from, to) = range(query).expect(query);
+            assert_eq!((from.to_string().as_str(), to.to_string().as_str()), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_parameter_is_named() {
+        for (query, field) in [
+            ("", "from"),
+            ("to=2021-11-24T00:00:00Z", "from"),
+            ("from=2021-11-24T00:00:00Z", "to"),
+            ("from=2021-11-24T00:00:00Z&to=", "to"),
+            ("from=yesterday&to=2021-11-24T00:00:00Z", "from"),
+            ("from=1969-12-31T23:59:59Z&to=2021-11-24T00:00:00Z", "from"),
+            ("from=2021-11-24T00:00:00Z&to=2021-11-24T00:00:00Z&to=2021-11-25T00:00:00Z", "to"),
+            ("from=2021-11-24T00:00:00Z&to=2021-11-24T00:00:00Z&till=x", "query"),
+            ("from=%ff&to=2021-11-24T00:00:00Z", "from"),
+        ] {
+            let problem = range(query).expect_err(query);
+            assert_eq!(problem.concern, Some(Concern::Field(field)), "{query}");
         }
     }
 }

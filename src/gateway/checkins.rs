@@ -119,7 +119,7 @@ async fn batch(core: &Core, device: &Device, body: &[u8]) -> Response<Bytes> {
         let problem =
             Problem::new(Outcome::TooLarge, format!("a batch may have {} lines", limits.batch_lines_max));
         return respond::problem(
-            &problem.field("limits.batch_lines_max").limit(limits.batch_lines_max as u64, None),
+            &problem.bound("limits.batch_lines_max").limit(limits.batch_lines_max as u64, None),
         );
     }
     if let Err(problem) = within_rate(core, device, u32::try_from(count).unwrap_or(u32::MAX)) {
@@ -156,8 +156,11 @@ async fn authenticate(core: &Core, headers: &HeaderMap) -> Result<Arc<Device>, P
     let now = UnixMillis::now();
     let header = headers.get(AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
     let refused = |error: AuthError| {
+        let no_token = matches!(error, AuthError::Missing | AuthError::Malformed { field: "authorization" });
         core.counters().auth_failure(auth_failure(error));
-        Problem::new(Outcome::Unauthenticated, error.to_string()).field(error.field())
+        Problem::new(Outcome::Unauthenticated, error.to_string())
+            .field(error.field())
+            .invalid_token(!no_token)
     };
     let lookup = core.shared.authenticator.lookup(header, now);
     core.counters().cache_lookup(Cache::Device, matches!(lookup, Lookup::Known(_)));
@@ -208,13 +211,13 @@ async fn read(
     body: Incoming,
 ) -> Result<Bytes, Response<Bytes>> {
     let limits = &core.shared.limits;
-    let too_large = |field, limit: usize| {
-        let problem = Problem::new(Outcome::TooLarge, format!("{field} is {limit}"));
-        respond::problem(&problem.field(field).limit(limit as u64, None))
+    let too_large = |bound, limit: usize| {
+        let problem = Problem::new(Outcome::TooLarge, format!("{bound} is {limit}"));
+        respond::problem(&problem.bound(bound).limit(limit as u64, None))
     };
     let bytes = body::read(body, limits.body_bytes_max).await.map_err(|error| match error {
         BodyError::TooLarge { limit_bytes } => too_large("limits.body_bytes_max", limit_bytes),
-        BodyError::Timeout { .. } => respond::rejected(Rejection::RequestTimeout),
+        BodyError::Timeout { limit_ms } => respond::rejected(Rejection::RequestTimeout { limit_ms }),
         BodyError::Broken => {
             respond::problem(&Problem::new(Outcome::Malformed, "the body ended before its end").field("body"))
         }
@@ -243,7 +246,7 @@ fn within_rate(core: &Core, device: &Device, scans: u32) -> Result<(), Problem> 
     device.admit(scans, Instant::now()).map_err(|limited| {
         core.counters().rate_limited(u64::from(scans));
         Problem::new(Outcome::RateLimited, "the device is over limits.device_scans_per_s")
-            .field("limits.device_scans_per_s")
+            .bound("limits.device_scans_per_s")
             .limit(u64::from(core.shared.limits.device_scans_per_s), None)
             .retry_after(limited.retry_after_s)
     })
@@ -428,11 +431,11 @@ fn admit<'a>(core: &'a Core, scan: &Scan) -> Admitted<'a> {
         Ok(Admission::Duplicate(original, standing)) => Admitted::Repeats { scan: *scan, original, standing },
         Err(AdmitError::Append(error)) => Admitted::Refused(refused_by_journal(&error)),
         Err(error @ AdmitError::Unproven) => {
-            Admitted::Refused(Problem::new(Outcome::Unavailable, error.to_string()).retry_after(1))
+            Admitted::Refused(Problem::new(Outcome::Unavailable, error.to_string()).bound("journal.unproven"))
         }
         Err(AdmitError::EntriesMax { limit }) => Admitted::Refused(
             Problem::new(Outcome::Overloaded, "the memory for deduplication is full")
-                .field("deduplicate.entries_max")
+                .bound("deduplicate.entries_max")
                 .limit(limit, None)
                 .retry_after(60),
         ),
@@ -465,30 +468,40 @@ async fn settle(core: &Core, admitted: Admitted<'_>) -> Verdict {
 }
 
 fn refused_by_journal(error: &AppendError) -> Problem {
-    let (outcome, bound, retry_after_s) = match error {
-        AppendError::LaneFull { .. } => (Outcome::Overloaded, "journal.lane_bytes_max", 1),
-        AppendError::BytesMax { .. } => (Outcome::Overloaded, "journal.bytes_max", 10),
-        AppendError::DiskFull => (Outcome::Unavailable, "journal.disk", 10),
-        AppendError::Poisoned => (Outcome::Unavailable, "journal.poisoned", 30),
-        AppendError::Stopped => (Outcome::Unavailable, "journal.stopped", 5),
+    let (outcome, bound, limit, retry_after_s) = match error {
+        AppendError::LaneFull { limit } => {
+            (Outcome::Overloaded, "journal.lane_bytes_max", Some(*limit as u64), 1)
+        }
+        AppendError::BytesMax { limit } => (Outcome::Overloaded, "journal.bytes_max", Some(*limit), 10),
+        AppendError::DiskFull => (Outcome::Unavailable, "journal.disk", None, 10),
+        AppendError::Poisoned => (Outcome::Unavailable, "journal.poisoned", None, 30),
+        AppendError::Stopped => (Outcome::Unavailable, "journal.stopped", None, 5),
     };
-    Problem::new(outcome, error.to_string()).field(bound).retry_after(retry_after_s)
+    at_bound(Problem::new(outcome, error.to_string()), bound, limit).retry_after(retry_after_s)
 }
 
 fn lost_by_journal(error: &CommitError) -> Problem {
-    let (bound, retry_after_s) = match error {
-        CommitError::DiskFull => ("journal.disk", 10),
-        CommitError::BytesMax { .. } => ("journal.bytes_max", 10),
-        CommitError::Poisoned | CommitError::UnknownLane { .. } => ("journal.poisoned", 30),
+    let (bound, limit, retry_after_s) = match error {
+        CommitError::DiskFull => ("journal.disk", None, 10),
+        CommitError::BytesMax { limit } => ("journal.bytes_max", Some(*limit), 10),
+        CommitError::Poisoned | CommitError::UnknownLane { .. } => ("journal.poisoned", None, 30),
     };
-    Problem::new(Outcome::Unavailable, error.to_string()).field(bound).retry_after(retry_after_s)
+    at_bound(Problem::new(Outcome::Unavailable, error.to_string()), bound, limit).retry_after(retry_after_s)
+}
+
+fn at_bound(problem: Problem, bound: &'static str, limit: Option<u64>) -> Problem {
+    let problem = problem.bound(bound);
+    match limit {
+        Some(limit) => problem.limit(limit, None),
+        None => problem,
+    }
 }
 
 fn overloaded(error: WorkerError) -> Problem {
-    let bound = match error {
-        WorkerError::QueueFull { .. } => "workers.queue_jobs_max",
-        WorkerError::Deadline { .. } => "workers.deadline_ms",
-        WorkerError::Panicked | WorkerError::Stopped => "workers",
+    let (bound, limit) = match error {
+        WorkerError::QueueFull { limit } => ("workers.queue_jobs_max", Some(limit as u64)),
+        WorkerError::Deadline { limit_ms } => ("workers.deadline_ms", Some(limit_ms)),
+        WorkerError::Panicked | WorkerError::Stopped => ("workers", None),
     };
-    Problem::new(Outcome::Overloaded, error.to_string()).field(bound).retry_after(1)
+    at_bound(Problem::new(Outcome::Overloaded, error.to_string()), bound, limit)
 }

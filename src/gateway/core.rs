@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
+use hyper::header::{CONTENT_LENGTH, HeaderValue};
 use hyper::{Method, Request, Response};
 
 use super::{Shared, checkins};
@@ -28,9 +29,8 @@ impl Core {
     }
 }
 
-/// The public listener's service on one core.
-/// Without a core only where a lane was
-/// taken twice, which answers 500.
+/// The public listener's service on one core. Without a core only where a lane was taken twice, which
+/// answers 500.
 pub(super) struct Public(pub(super) Option<Rc<Core>>);
 
 impl Service for Public {
@@ -39,11 +39,31 @@ impl Service for Public {
         Box::pin(async move {
             let Some(core) = core else { return respond::internal().map(Body::from) };
             let began = Instant::now();
+            let is_head = request.method() == Method::HEAD;
             let (endpoint, response) = route(&core, request).await;
             core.counters().request_done(endpoint, response.status().as_u16(), began.elapsed());
-            response.map(Body::from)
+            let response = response.map(Body::from);
+            if is_head { without_body(response) } else { response }
         })
     }
+}
+
+/// The answer to HEAD: what GET would say of the body, without it. hyper leaves it out over HTTP/1.1, but
+/// would send it over HTTP/2.
+pub(super) fn without_body(response: Response<Body>) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    if let Body::Full(bytes) = body {
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+    }
+    Response::from_parts(head, Body::empty())
+}
+
+/// The answer to `/healthz`, on both listeners.
+pub(super) fn alive() -> Response<Bytes> {
+    respond::ok(
+        respond::JSON,
+        concat!("{\"status\":\"alive\",\"version\":\"", env!("CARGO_PKG_VERSION"), "\"}\n"),
+    )
 }
 
 async fn route(core: &Core, request: Request<Incoming>) -> (Endpoint, Response<Bytes>) {
@@ -57,9 +77,9 @@ async fn route(core: &Core, request: Request<Incoming>) -> (Endpoint, Response<B
         "/healthz" | "/readyz" | "/openapi.json" if !matches!(*method, Method::GET | Method::HEAD) => {
             (Endpoint::Unknown, respond::rejected(Rejection::MethodNotAllowed("GET, HEAD")))
         }
-        "/healthz" => (Endpoint::Public, respond::ok(respond::JSON, "{\"live\":true}\n")),
+        "/healthz" => (Endpoint::Public, alive()),
         "/readyz" => (Endpoint::Public, respond::readiness(&core.shared.health.readiness())),
-        "/openapi.json" => (Endpoint::Public, respond::ok(respond::JSON, openapi::document())),
+        "/openapi.json" => (Endpoint::Public, respond::published(respond::JSON, openapi::document())),
         _ => (Endpoint::Unknown, respond::rejected(Rejection::NotFound)),
     }
 }

@@ -26,6 +26,7 @@ use self::source::{JournalSource, Written};
 use crate::config::{self, Config, StoreKind};
 use crate::deduplicate::{self, Deduplicate};
 use crate::identity::Identity;
+use crate::journal::file::{Disk, Storage};
 use crate::journal::{Durable, Journal, JournalError, JournalSettings, Lane, Recovery, Ticket};
 use crate::listen::tls::{Tls, TlsError};
 use crate::listen::{self, ListenError, RuntimeChoice};
@@ -100,6 +101,11 @@ pub struct Gateway {
 impl Gateway {
     /// Starts everything; on return the gateway listens and is ready.
     pub fn start(config: &Config) -> Result<Self, GatewayError> {
+        Self::start_on(Arc::new(Disk), config)
+    }
+
+    /// As [`Gateway::start`], with the journal on storage that fault tests bring along.
+    pub fn start_on(storage: Arc<dyn Storage>, config: &Config) -> Result<Self, GatewayError> {
         let data_dir = &config.gateway.data_dir;
         let lock = DataLock::acquire(data_dir)?;
         for key in manage::ensure_development(data_dir, UnixMillis::now())? {
@@ -113,7 +119,7 @@ impl Gateway {
         let deduplicate = Deduplicate::new(deduplicate_settings(&config.deduplicate), identity.checkin_key());
         let cores = cores(config.listen.cores);
         let metrics = Metrics::new(cores + 1);
-        let (journal, lanes) = open_journal(config, cores, &deduplicate, &metrics)?;
+        let (journal, lanes) = open_journal(storage, config, cores, &deduplicate, &metrics)?;
         let store = Arc::new(open_store(config)?);
         let written = Written::default();
         let source = JournalSource::new(Arc::clone(&journal), config.journal.segment_bytes, written.clone());
@@ -218,6 +224,7 @@ fn deduplicate_settings(config: &config::Deduplicate) -> deduplicate::Settings {
 
 /// Opens the journal and replays it into `deduplicate`: nothing listens before that is done.
 fn open_journal(
+    storage: Arc<dyn Storage>,
     config: &Config,
     cores: usize,
     deduplicate: &Deduplicate<Ticket, Durable>,
@@ -236,7 +243,7 @@ fn open_journal(
     let (now, began) = (UnixMillis::now(), Instant::now());
     let mut replay = |checkin: &Checkin| deduplicate.restore(checkin, now);
     let dir = config.gateway.data_dir.join("journal");
-    let (journal, recovery) = Journal::open(&dir, settings, &mut replay)?;
+    let (journal, recovery) = Journal::open_on(storage, &dir, settings, &mut replay)?;
     let Recovery { records, segments, torn_bytes, durable, .. } = recovery;
     deduplicate.vouch(durable);
     let replay_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);

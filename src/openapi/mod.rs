@@ -11,7 +11,7 @@ use utoipa::openapi::path::{
     HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem, PathsBuilder,
 };
 use utoipa::openapi::request_body::RequestBodyBuilder;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Content, Header, Ref, RefOr, Required, Response, ResponseBuilder, ServerBuilder};
 use utoipa::{OpenApi, ToSchema};
@@ -19,26 +19,18 @@ use utoipa::{OpenApi, ToSchema};
 use crate::observe::health::Readiness;
 use crate::observe::metrics::CONTENT_TYPE as OPENMETRICS;
 use crate::observe::stats::Stats;
+use crate::respond::{EVENTS, JSON, NDJSON, PROBLEM_JSON};
 
 pub use types::{
     Alive, BatchLine, CheckinRequest, Draining, Duplicate, ExportedCheckin, LineResult, Original, Problem,
     Recorded, Refused, Reloaded,
 };
 
-/// JSON.
-pub const JSON: &str = "application/json";
-/// One JSON document a line.
-pub const NDJSON: &str = "application/x-ndjson";
-/// A problem, RFC 9457.
-pub const PROBLEM: &str = "application/problem+json";
-/// Server-sent events.
-pub const EVENTS: &str = "text/event-stream";
-
 /// The document, as served at `/openapi.json` and printed by `scangate openapi`.
 pub fn document() -> &'static str {
     static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
         // Plain strings and numbers always serialize; an empty document would fail its test.
-        describe().to_pretty_json().unwrap_or_default()
+        describe().to_pretty_json().unwrap_or_default() + "\n"
     });
     &DOCUMENT
 }
@@ -50,7 +42,7 @@ pub fn document() -> &'static str {
         description = "QR check-ins: read, verified, deduplicated and durable before they are answered."
     ),
     components(schemas(
-        Alive, BatchLine, CheckinRequest, Draining, Duplicate, ExportedCheckin, LineResult, Original, Problem,
+        Alive, CheckinRequest, Draining, Duplicate, ExportedCheckin, Original, Problem,
         Readiness, Recorded, Refused, Reloaded, Stats
     )),
     tags(
@@ -60,6 +52,9 @@ pub fn document() -> &'static str {
     )
 )]
 struct Types;
+
+/// `limits.batch_lines_max`, at its default.
+const BATCH_LINES_MAX: usize = 1000;
 
 /// The name of the security scheme.
 const DEVICE_TOKEN: &str = "device_token";
@@ -72,6 +67,7 @@ fn describe() -> utoipa::openapi::OpenApi {
             .bearer_format("JWT")
             .description(Some("EdDSA or ES256; iss = app, sub = device, place or person, exp"))
             .build();
+        components.schemas.insert("BatchLine".to_owned(), types::batch_line().into());
         components.add_security_scheme(DEVICE_TOKEN, SecurityScheme::Http(scheme));
     }
     document.paths = PathsBuilder::new()
@@ -116,7 +112,7 @@ fn checkins() -> OperationBuilder {
     let body = RequestBodyBuilder::new()
         .description(Some("One scan, or one a line; gzip or zstd with Content-Encoding"))
         .content(JSON, content::<CheckinRequest>())
-        .content(NDJSON, lines("One CheckinRequest a line"))
+        .content(NDJSON, batch())
         .required(Some(Required::True))
         .build();
     let operation = OperationBuilder::new()
@@ -134,18 +130,31 @@ fn checkins() -> OperationBuilder {
             "200",
             described("A duplicate, or a batch")
                 .content(JSON, content::<Duplicate>())
-                .content(NDJSON, lines("One BatchLine per input line")),
+                .content(NDJSON, items("BatchLine", "One a line, in the order of the input")),
         );
-    problems(operation, &[400, 401, 403, 405, 408, 411, 413, 415, 422, 429, 431, 503])
+    not_http(problems(operation, &[400, 401, 405, 408, 411, 413, 415, 422, 429, 500, 503]), &[431])
 }
 
 fn health(summary: &str, id: &str) -> OperationBuilder {
     let operation = OperationBuilder::new().tag("health").operation_id(Some(id)).summary(Some(summary));
-    problems(operation, READ_PROBLEMS)
+    reading(operation)
 }
 
 /// What any request can be answered that has no body to be wrong about.
-const READ_PROBLEMS: &[u16] = &[400, 405, 408, 413, 431];
+fn reading(operation: OperationBuilder) -> OperationBuilder {
+    not_http(problems(operation, &[405, 500]), &[400, 431])
+}
+
+/// Refusals of what isn't a request of HTTP: the connection is closed, and there is no body.
+fn not_http(operation: OperationBuilder, statuses: &[u16]) -> OperationBuilder {
+    statuses.iter().fold(operation, |operation, status| {
+        let text = match status {
+            431 => "The headers are over their limit; no body",
+            _ => "The request's head can't be read; no body",
+        };
+        operation.response(status.to_string(), described(text).build())
+    })
+}
 
 fn ready() -> OperationBuilder {
     health("Whether to send scans here", "ready")
@@ -162,7 +171,7 @@ fn openapi() -> OperationBuilder {
 /// An operation of the admin listener.
 fn operator(summary: &str, id: &str) -> OperationBuilder {
     let operation = OperationBuilder::new().tag("admin").operation_id(Some(id)).summary(Some(summary));
-    problems(problems(operation, READ_PROBLEMS), &[404])
+    problems(reading(operation), &[404])
 }
 
 fn metrics() -> OperationBuilder {
@@ -183,8 +192,9 @@ fn drain() -> OperationBuilder {
 }
 
 fn reload() -> OperationBuilder {
-    let operation = operator("Read keys, revocations, limits and certificate again", "reload");
-    problems(operation.response("200", ok::<Reloaded>()), &[422])
+    operator("Read keys, revocations and certificate again", "reload")
+        .description(Some("On 500, what could not be loaded stays as it was, and the log says why."))
+        .response("200", ok::<Reloaded>())
 }
 
 fn export() -> OperationBuilder {
@@ -194,7 +204,7 @@ fn export() -> OperationBuilder {
             .parameter_in(ParameterIn::Query)
             .required(Required::True)
             .description(Some(description))
-            .schema(Some(types::timestamp()))
+            .schema(Some(types::time_parameter()))
             .build()
     };
     let operation = operator("Check-ins by event time, under pseudonyms", "export")
@@ -202,9 +212,9 @@ fn export() -> OperationBuilder {
         .parameter(time("to", "First event time that is left out"))
         .response(
             "200",
-            described("One check-in a line").content(NDJSON, lines("One ExportedCheckin a line")),
+            described("One check-in a line").content(NDJSON, items("ExportedCheckin", "One a line")),
         );
-    problems(operation, &[503])
+    problems(operation, &[400, 503])
 }
 
 fn ok<T: ToSchema>() -> Response {
@@ -217,6 +227,21 @@ fn described(text: &str) -> ResponseBuilder {
 
 fn content<T: ToSchema>() -> Content {
     Content::new(Some(RefOr::<Schema>::Ref(Ref::from_schema_name(T::name()))))
+}
+
+/// NDJSON, described as the array that its lines make.
+fn items(name: &str, text: &str) -> Content {
+    let items = ArrayBuilder::new().items(Ref::from_schema_name(name)).description(Some(text));
+    Content::new(Some(Schema::Array(items.build())))
+}
+
+/// A batch. Its lines are CheckinRequests, but one that isn't only spoils itself.
+fn batch() -> Content {
+    let anything: Schema = ObjectBuilder::new().schema_type(SchemaType::AnyValue).build().into();
+    let line = AnyOfBuilder::new().item(Ref::from_schema_name(CheckinRequest::name())).item(anything);
+    let items = ArrayBuilder::new().items(line).max_items(Some(BATCH_LINES_MAX));
+    let items = items.description(Some("One CheckinRequest a line. Any other line spoils only itself"));
+    Content::new(Some(Schema::Array(items.build())))
 }
 
 /// Text that JSON Schema can't look into.
@@ -233,7 +258,7 @@ fn problems(operation: OperationBuilder, statuses: &[u16]) -> OperationBuilder {
 }
 
 fn problem(status: u16) -> Response {
-    let response = described(meaning(status)).content(PROBLEM, content::<Problem>());
+    let response = described(meaning(status)).content(PROBLEM_JSON, content::<Problem>());
     match status {
         401 => response.header("WWW-Authenticate", header(Type::String, "Bearer, and what is wrong")),
         405 => response.header("Allow", header(Type::String, "The methods that this path has")),
@@ -251,18 +276,17 @@ fn header(kind: Type, text: &str) -> Header {
 
 fn meaning(status: u16) -> &'static str {
     match status {
-        400 => "The request can't be read; the field that is wrong is named",
+        400 => "The request can't be read; what is wrong is named. No body where the head isn't one of HTTP",
         401 => "No valid device token",
-        403 => "The device may not do this",
         404 => "No such path on this listener",
         405 => "The path has other methods",
-        408 => "The request took too long to arrive",
+        408 => "The body took too long to arrive",
         411 => "The body's length isn't told",
         413 => "The body, a line or a payload is over its limit",
-        415 => "The body's type or encoding isn't taken",
+        415 => "The body's type or encoding isn't taken; Accept-Encoding tells the encodings",
         422 => "Read, and refused for the reason in outcome",
         429 => "The device is over its rate",
-        431 => "The headers are over their limit",
+        500 => "A fault of the gateway; nothing was recorded",
         _ => "A bound was reached or the journal can't take records; nothing was recorded, send again",
     }
 }
@@ -303,11 +327,33 @@ mod tests {
             for operation in ["get", "post"].iter().filter_map(|method| item.get(method)) {
                 assert!(operation["operationId"].is_string(), "{path}");
                 for (status, response) in operation["responses"].as_object().expect("responses") {
-                    let refusal = status.as_str() >= "400" && path != "/readyz";
-                    assert!(!refusal || response["content"][PROBLEM].is_object(), "{path} {status}");
+                    let bare = response["description"].as_str().is_some_and(|text| text.ends_with("no body"));
+                    let refusal = status.as_str() >= "400" && !(path == "/readyz" && status == "503");
+                    let refusal = refusal && !bare;
+                    assert!(!bare || response.get("content").is_none(), "{path} {status}");
+                    assert!(!refusal || response["content"][PROBLEM_JSON].is_object(), "{path} {status}");
                     let later = refusal && matches!(status.as_str(), "429" | "503");
                     assert!(!later || response["headers"]["Retry-After"].is_object(), "{path} {status}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_may_have_as_many_lines_as_the_default_limit() {
+        assert_eq!(crate::config::Config::default().limits.batch_lines_max, BATCH_LINES_MAX);
+    }
+
+    #[test]
+    fn each_end_of_a_batch_line_has_all_its_members() {
+        let root = parsed();
+        let ends = root["components"]["schemas"]["BatchLine"]["oneOf"].as_array().expect("ends");
+        assert_eq!(ends.len(), 3);
+        for end in ends {
+            assert_eq!(end["additionalProperties"], false);
+            for member in ["line", "status", "outcome"] {
+                assert!(end["properties"][member].is_object(), "{member}");
+                assert!(end["required"].as_array().expect("names").contains(&member.into()), "{member}");
             }
         }
     }

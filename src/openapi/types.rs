@@ -1,22 +1,33 @@
-//! Bodies as a client sees them. The hot path writes the same bytes by hand; a test holds it to these.
+//! Bodies as a client sees them. The hot path writes the same bytes by hand; `tests/api_conformance.rs`
+//! holds every answer to these.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
-use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{
+    KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, SchemaType, Type,
+};
+use utoipa::{PartialSchema as _, ToSchema};
 
+use crate::request::CLIENT_ID_CHARS_MAX;
+use crate::respond::Rejection;
 use crate::scan::{App, Direction, DirectionRequest, Form, Outcome, Subject, Trust};
 
 /// One scan to check in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "id": "7f7a5f3c-5f0e-4a44-9d2a-0f8a2f2c9a10",
+    "qr": "001090123456|012345678|NGUYEN VAN A|01011990|Nam|12 Phố Huế, Hai Bà Trưng, Hà Nội|15042021"
+}))]
 pub struct CheckinRequest {
     /// The device's own id for this scan, a UUID as a rule. Sent again with the same id, a scan is
     /// answered as a duplicate.
     #[schema(schema_with = client_id, required)]
     pub id: String,
-    /// The decoded payload.
+    /// The decoded payload; at most 4,096 bytes as UTF-8.
     #[schema(min_length = 1, max_length = 4096)]
     pub qr: String,
-    /// When the code was scanned; the time of arrival if left out.
+    /// When the code was scanned; the time of arrival if left out or null.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = event_time)]
     pub at: Option<String>,
@@ -28,6 +39,7 @@ pub struct CheckinRequest {
 
 /// A check-in that is recorded and durable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Recorded {
     /// `recorded`
     #[schema(schema_with = recorded, required)]
@@ -54,6 +66,7 @@ pub struct Recorded {
 
 /// A scan that an earlier, durable check-in already stands for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Duplicate {
     /// `duplicate`
     #[schema(schema_with = duplicate, required)]
@@ -79,6 +92,7 @@ pub struct Duplicate {
 
 /// The check-in that a duplicate repeats.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Original {
     /// Its id.
     #[schema(schema_with = checkin_id, required)]
@@ -88,14 +102,13 @@ pub struct Original {
     pub at: String,
 }
 
-/// One line of a batch's answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// One line of a batch's answer: its number, the status it would have had alone, and how it ended. Its
+/// schema is written by hand, in [`batch_line`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchLine {
-    /// The input line it answers, from 1.
-    #[schema(minimum = 1)]
+    /// The input line it answers, from 1; blank lines don't count.
     pub line: u32,
     /// The status that the scan would have had alone.
-    #[schema(minimum = 200, maximum = 599)]
     pub status: u16,
     /// How the scan ended.
     #[serde(flatten)]
@@ -103,7 +116,7 @@ pub struct BatchLine {
 }
 
 /// How one scan of a batch ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum LineResult {
     /// Recorded and durable.
@@ -114,38 +127,43 @@ pub enum LineResult {
     Refused(Refused),
 }
 
-/// A scan of a batch that was not recorded.
+/// `BatchLine`: each way in which a scan ends, with two members more. Put together by `allOf`, the parts
+/// would refuse each other's members.
+pub(super) fn batch_line() -> Schema {
+    let whole = |minimum: usize, maximum: Option<usize>, description: &str| -> Schema {
+        let whole = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(minimum));
+        whole.maximum(maximum).description(Some(description)).build().into()
+    };
+    let line = whole(1, None, "The input line it answers, from 1; blank lines don't count");
+    let status = whole(200, Some(599), "The status that the scan would have had alone");
+    let ends = [Recorded::schema(), Duplicate::schema(), Refused::schema()];
+    let lines = ends.into_iter().filter_map(|end| match end {
+        RefOr::T(Schema::Object(mut object)) => {
+            for (name, schema) in [("line", &line), ("status", &status)] {
+                object.properties.insert(name.to_owned(), schema.clone().into());
+                object.required.push(name.to_owned());
+            }
+            Some(object)
+        }
+        _ => None,
+    });
+    lines.fold(OneOfBuilder::new(), OneOfBuilder::item).build().into()
+}
+
+/// A scan of a batch that was not recorded. At most one of `field` and `bound` is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Refused {
     /// Why, as a stable name.
-    #[schema(schema_with = outcome, required)]
+    #[schema(schema_with = refusal, required)]
     pub outcome: String,
     /// Why, in words.
     pub detail: String,
     /// The device's own id, where the line could be read that far.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     #[schema(schema_with = client_id)]
     pub id: Option<String>,
-}
-
-/// Why a request was refused (RFC 9457).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Problem {
-    /// `about:blank`: the title is the status's own.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// The status in words.
-    pub title: String,
-    /// The status.
-    #[schema(minimum = 400, maximum = 599)]
-    pub status: u16,
-    /// What is wrong, naming thing, limit and value.
-    pub detail: String,
-    /// How the scan ended, for requests that carry one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = outcome)]
-    pub outcome: Option<String>,
-    /// The field of the body, or the header, that is wrong.
+    /// The field of the line that is wrong.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     #[schema(schema_with = field)]
     pub field: Option<String>,
@@ -153,7 +171,47 @@ pub struct Problem {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     #[schema(schema_with = bound)]
     pub bound: Option<String>,
-    /// The bound's value.
+    /// The limit's value.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schema(schema_with = limit)]
+    pub limit: Option<u64>,
+    /// The value that passed it.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schema(schema_with = value)]
+    pub value: Option<u64>,
+    /// Seconds to wait before the scan is sent again, where that is worth it.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schema(schema_with = retry_after)]
+    pub retry_after_s: Option<u64>,
+}
+
+/// Why a request was refused (RFC 9457). At most one of `field` and `bound` is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Problem {
+    /// `urn:scangate:outcome:` or `urn:scangate:rejection:` and `outcome`.
+    #[serde(rename = "type")]
+    #[schema(schema_with = problem_type, required)]
+    pub kind: String,
+    /// `outcome` in words.
+    pub title: String,
+    /// The status.
+    #[schema(minimum = 400, maximum = 599)]
+    pub status: u16,
+    /// How the scan or the request ended, as a stable name.
+    #[schema(schema_with = problem_outcome, required)]
+    pub outcome: String,
+    /// What is wrong, naming thing, limit and value.
+    pub detail: String,
+    /// The field of the body, the header, the token's claim or the parameter that is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schema(schema_with = field)]
+    pub field: Option<String>,
+    /// The bound that was reached, by its name in the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schema(schema_with = bound)]
+    pub bound: Option<String>,
+    /// The limit's value.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     #[schema(schema_with = limit)]
     pub limit: Option<u64>,
@@ -165,8 +223,10 @@ pub struct Problem {
 
 /// The answer of `/healthz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Alive {
     /// `alive`
+    #[schema(schema_with = alive, required)]
     pub status: String,
     /// The running version.
     pub version: String,
@@ -174,6 +234,7 @@ pub struct Alive {
 
 /// The answer to `/v1/drain`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Draining {
     /// Always true: readiness is false from now on, and the process ends when it has drained.
     pub draining: bool,
@@ -181,13 +242,17 @@ pub struct Draining {
 
 /// The answer to `/v1/reload`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Reloaded {
-    /// What was read again: `keys`, `revocations`, `limits`, `certificate`.
-    pub reloaded: Vec<String>,
+    /// Always true: keys, revocations and the certificate have been read again.
+    pub reloaded: bool,
+    /// Whether the keys or revocations are others than before.
+    pub keys_changed: bool,
 }
 
 /// One line of `/v1/export` and of `scangate export`: a check-in under pseudonyms.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ExportedCheckin {
     /// The check-in's id.
     #[schema(schema_with = checkin_id, required)]
@@ -206,7 +271,7 @@ pub struct ExportedCheckin {
     pub at: String,
     /// When the gateway received it.
     #[schema(schema_with = timestamp, required)]
-    pub received: String,
+    pub received_at: String,
     /// The device, as a pseudonym.
     #[schema(schema_with = key_8_bytes, required)]
     pub device: String,
@@ -241,20 +306,35 @@ fn pattern(description: &str, pattern: &str) -> Schema {
     string(description).pattern(Some(pattern)).build().into()
 }
 
-fn date_time(description: &str) -> Schema {
-    string(description).format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))).build().into()
+/// Years that every offset leaves within what a timestamp may be, as the formats' check can't tell.
+const YEARS: &str = "^(19(7[1-9]|[89][0-9])|[2-8][0-9]{3})-";
+
+fn date_time(description: &str) -> ObjectBuilder {
+    string(description).format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
 }
 
-pub(super) fn timestamp() -> Schema {
-    date_time("RFC 3339, 1970 or later")
+fn timestamp() -> Schema {
+    date_time("RFC 3339, in UTC").build().into()
+}
+
+/// A bound of an export.
+pub(super) fn time_parameter() -> Schema {
+    date_time("RFC 3339, 1970 or later").pattern(Some(YEARS)).build().into()
 }
 
 fn event_time() -> Schema {
-    date_time("When the code was scanned, RFC 3339; the time of arrival if left out")
+    let time = date_time("When the code was scanned, RFC 3339; the time of arrival if left out or null");
+    time.schema_type(nullable_string()).pattern(Some(YEARS)).build().into()
+}
+
+fn nullable_string() -> SchemaType {
+    SchemaType::from_iter([Type::String, Type::Null])
 }
 
 fn field() -> Schema {
-    string("The field of the body, or the header, that is wrong").build().into()
+    string("The field of the body, the header, the token's claim or the parameter that is wrong")
+        .build()
+        .into()
 }
 
 fn bound() -> Schema {
@@ -267,15 +347,20 @@ fn number(description: &str) -> Schema {
 }
 
 fn limit() -> Schema {
-    number("The bound's value")
+    number("The limit's value")
 }
 
 fn value() -> Schema {
     number("The value that passed it")
 }
 
+fn retry_after() -> Schema {
+    number("Seconds to wait before the scan is sent again")
+}
+
 fn client_id() -> Schema {
-    pattern("The device's own id for this scan, a UUID as a rule", "^[!-~]{1,64}$")
+    let id = string("The device's own id for this scan, a UUID as a rule").pattern(Some("^[!-~]+$"));
+    id.min_length(Some(1)).max_length(Some(CLIENT_ID_CHARS_MAX)).build().into()
 }
 
 fn checkin_id() -> Schema {
@@ -299,9 +384,27 @@ fn duplicate() -> Schema {
     words("Durable already", [Outcome::Duplicate.name()])
 }
 
-fn outcome() -> Schema {
-    let refusals = Outcome::ALL.iter().filter(|one| !matches!(one, Outcome::Recorded | Outcome::Duplicate));
-    words("How the scan ended", refusals.map(|one| one.name()))
+fn alive() -> Schema {
+    words("The process lives", ["alive"])
+}
+
+/// The outcomes of what was not recorded. No device is forbidden anything yet.
+fn refusals() -> impl Iterator<Item = &'static str> {
+    let is_refusal =
+        |one: &&Outcome| !matches!(one, Outcome::Recorded | Outcome::Duplicate | Outcome::Forbidden);
+    Outcome::ALL.iter().filter(is_refusal).map(|one| one.name())
+}
+
+fn refusal() -> Schema {
+    words("How the scan ended", refusals())
+}
+
+fn problem_outcome() -> Schema {
+    words("How the scan or the request ended", refusals().chain(Rejection::NAMES.iter().copied()))
+}
+
+fn problem_type() -> Schema {
+    pattern("What outcome means", "^urn:scangate:(outcome|rejection):[a-z_]+$")
 }
 
 fn direction() -> Schema {
@@ -309,8 +412,12 @@ fn direction() -> Schema {
 }
 
 fn direction_request() -> Schema {
-    let names = DirectionRequest::ALL.iter().map(|one| one.name());
-    words("auto, the default, toggles from the person's last check-in at the place", names)
+    let names = DirectionRequest::ALL.iter().map(|one| Some(one.name()));
+    string("auto, the default, toggles from the person's last check-in at the place")
+        .schema_type(nullable_string())
+        .enum_values(Some(names.chain([None])))
+        .build()
+        .into()
 }
 
 fn subject() -> Schema {
