@@ -83,7 +83,7 @@ pub(super) async fn post(core: &Core, request: Request<Incoming>) -> Response<By
 
 async fn single(core: &Core, device: &Device, body: &[u8]) -> Response<Bytes> {
     let received = UnixMillis::now();
-    let (verdict, id) = match request::single(body, core.shared.limits.payload_bytes_max) {
+    let (verdict, id) = match request::single(body, core.shared.limits().payload_bytes_max) {
         Ok(request) => (record(core, device, &request, received).await, request.id),
         Err(malformed) => (Verdict::Refused(malformed.into()), Cow::Borrowed("")),
     };
@@ -113,7 +113,7 @@ async fn record(core: &Core, device: &Device, request: &ScanRequest<'_>, receive
 
 async fn batch(core: &Core, device: &Device, body: &[u8]) -> Response<Bytes> {
     let received = UnixMillis::now();
-    let limits = &core.shared.limits;
+    let limits = core.shared.limits();
     let count = request::lines(body).take(limits.batch_lines_max + 1).count();
     if count > limits.batch_lines_max {
         let problem =
@@ -210,7 +210,7 @@ async fn read(
     headers: &HeaderMap,
     body: Incoming,
 ) -> Result<Bytes, Response<Bytes>> {
-    let limits = &core.shared.limits;
+    let limits = core.shared.limits();
     let too_large = |bound, limit: usize| {
         let problem = Problem::new(Outcome::TooLarge, format!("{bound} is {limit}"));
         respond::problem(&problem.bound(bound).limit(limit as u64, None))
@@ -247,7 +247,7 @@ fn within_rate(core: &Core, device: &Device, scans: u32) -> Result<(), Problem> 
         core.counters().rate_limited(u64::from(scans));
         Problem::new(Outcome::RateLimited, "the device is over limits.device_scans_per_s")
             .bound("limits.device_scans_per_s")
-            .limit(u64::from(core.shared.limits.device_scans_per_s), None)
+            .limit(u64::from(core.shared.limits().device_scans_per_s), None)
             .retry_after(limited.retry_after_s)
     })
 }
@@ -409,7 +409,7 @@ fn scan(
 }
 
 fn within_skew(core: &Core, at: UnixMillis, received: UnixMillis) -> Result<(), Problem> {
-    let limits = &core.shared.limits;
+    let limits = core.shared.limits();
     let late_s = (received.0 - at.0) / 1000;
     let (field, limit_s, value_s) = if late_s > 0 {
         ("limits.clock_skew_past_s", limits.clock_skew_past_s, late_s)
