@@ -57,7 +57,7 @@ enum Admitted<'a> {
 }
 
 /// Answers one request: a single scan or a batch.
-pub(super) async fn post(core: &Core, request: Request<Incoming>) -> Response<Bytes> {
+pub(super) async fn post(core: &Core, kind: Option<Endpoint>, request: Request<Incoming>) -> Response<Bytes> {
     let (head, body) = request.into_parts();
     let device = match authenticate(core, &head.headers).await {
         Ok(device) => device,
@@ -67,7 +67,7 @@ pub(super) async fn post(core: &Core, request: Request<Incoming>) -> Response<By
     if head.version < Version::HTTP_2 && !declared {
         return respond::rejected(Rejection::LengthRequired);
     }
-    let Some(kind) = kind(&head.headers) else {
+    let Some(kind) = kind else {
         return respond::rejected(Rejection::UnsupportedMediaType("application/json, application/x-ndjson"));
     };
     let body = match read(core, kind, &head.headers, body).await {

@@ -70,8 +70,8 @@ async fn route(core: &Core, request: Request<Incoming>) -> (Endpoint, Response<B
     let (method, path) = (request.method(), request.uri().path());
     match path {
         "/v1/checkins" if method == Method::POST => {
-            let endpoint = checkins::kind(request.headers()).unwrap_or(Endpoint::Single);
-            (endpoint, checkins::post(core, request).await)
+            let kind = checkins::kind(request.headers());
+            (kind.unwrap_or(Endpoint::Single), checkins::post(core, kind, request).await)
         }
         "/v1/checkins" => (Endpoint::Unknown, respond::rejected(Rejection::MethodNotAllowed("POST"))),
         "/healthz" | "/readyz" | "/openapi.json" if !matches!(*method, Method::GET | Method::HEAD) => {
