@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_refuses_at_once_and_a_late_job_is_dropped_unrun() {
-        let pool = pool(1, 1);
+        let pool = pool(1, 500);
         let (begin, begun) = std::sync::mpsc::channel::<()>();
         let (started, has_started) = std::sync::mpsc::channel::<()>();
         let first = pool
@@ -238,10 +238,10 @@ mod tests {
         has_started.recv().unwrap();
         let second = pool.submit(|| 2).unwrap();
         assert_eq!(pool.submit(|| 3).map(|_| ()).unwrap_err(), WorkerError::QueueFull { limit: 1 });
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(700));
         begin.send(()).unwrap();
         assert_eq!(wait(first), Ok(1));
-        assert_eq!(wait(second), Err(WorkerError::Deadline { limit_ms: 1 }));
+        assert_eq!(wait(second), Err(WorkerError::Deadline { limit_ms: 500 }));
         assert_eq!(pool.stats(), Stats { queued: 0, completed: 1, refused: 1, late: 1, panicked: 0 });
     }
 

@@ -8,7 +8,7 @@ mod support;
 
 use std::collections::HashMap;
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::gateway::Site;
@@ -196,8 +196,16 @@ fn a_full_journal_answers_503_and_loses_nothing(runtime: &str) {
     let gateway = site.start();
     let rows = gateway.site.export_when(acknowledged.len(), Duration::from_secs(20));
     assert_eq!(export::audit(&acknowledged, &rows), [""; 0]);
-    let answer = gateway.connect().scan(&gate, &json!({"id": "later", "qr": codes::citizen(999_999)}));
-    assert_eq!(answer.status, 201, "space is back: {}", answer.text());
+    // Segments go when the store has synced, and the journal then looks for space again: within seconds.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let answer = gateway.connect().scan(&gate, &json!({"id": "later", "qr": codes::citizen(999_999)}));
+        if answer.status == 201 {
+            break;
+        }
+        assert!(answer.status == 503 && Instant::now() < deadline, "space is not back: {}", answer.text());
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 fn a_full_worker_queue_answers_503(runtime: &str) {
