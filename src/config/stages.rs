@@ -77,7 +77,8 @@ mod tests {
         for text in ["zxing", "zxing sharpened", "quircs 0", "rqrr sharpened 25"] {
             assert_eq!(FrameStage::parse(text).map(FrameStage::written).as_deref(), Some(text));
         }
-        for text in ["", "zbar", "zxing ", "zxing 1 sharpened", "zxing +1", "zxing -1", "zxing 1 1", " zxing"] {
+        for text in ["", "zbar", "zxing ", "zxing 1 sharpened", "zxing +1", "zxing -1", "zxing 1 1", " zxing"]
+        {
             assert_eq!(FrameStage::parse(text), None, "{text:?}");
         }
     }

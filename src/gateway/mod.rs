@@ -11,6 +11,7 @@ mod inflate;
 mod lock;
 mod shared;
 mod source;
+mod steps;
 mod stop;
 
 use std::net::SocketAddr;
