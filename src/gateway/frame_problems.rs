@@ -9,18 +9,44 @@ use crate::decode::{DecodeError, FrameKind};
 use crate::respond::{self, Problem, Rejection};
 use crate::scan::Outcome;
 
+/// Why a request holds no frame to read.
+pub(super) enum Refused {
+    Problem(Problem),
+    Rejection(Rejection),
+}
+
+impl Refused {
+    pub(super) fn response(&self) -> Response<Bytes> {
+        match self {
+            Self::Problem(problem) => respond::problem(problem),
+            Self::Rejection(rejection) => respond::rejected(*rejection),
+        }
+    }
+}
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl From<Rejection> for Refused {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejection(rejection)
+    }
+}
+
 /// A type that isn't taken, or parameters that aren't right.
-pub(super) fn content_type(error: &ContentTypeError) -> Response<Bytes> {
+pub(super) fn content_type(error: ContentTypeError) -> Refused {
     let malformed = || Problem::new(Outcome::Malformed, error.to_string()).field("content-type");
     match error {
-        ContentTypeError::Unsupported => respond::rejected(Rejection::UnsupportedMediaType(
-            "image/jpeg, image/png, application/vnd.scangate.luma;w=W;h=H",
-        )),
-        ContentTypeError::Value { limit, .. } => {
-            respond::problem(&malformed().limit(u64::from(*limit), None))
+        ContentTypeError::Unsupported => {
+            Rejection::UnsupportedMediaType("image/jpeg, image/png, application/vnd.scangate.luma;w=W;h=H")
+                .into()
         }
+        ContentTypeError::Value { limit, .. } => malformed().limit(u64::from(limit), None).into(),
         ContentTypeError::Missing { .. } | ContentTypeError::Twice { .. } | ContentTypeError::Unknown => {
-            respond::problem(&malformed())
+            malformed().into()
         }
     }
 }

@@ -18,7 +18,7 @@ use hyper::http::request::Parts;
 use hyper::{HeaderMap, Request, Response, Version};
 
 use super::core::Core;
-use super::frame_problems as problems;
+use super::frame_problems::{self as problems, Refused};
 use super::steps::{Spoilt, authenticate, record_all, within_rate};
 use super::{GatewayError, cores};
 use crate::authenticate::{Bucket, Buckets, Device, RateLimits};
@@ -186,7 +186,7 @@ pub(super) async fn post(core: &Core, lane: &FrameLane, request: Request<Incomin
     };
     let (query, frame) = match read(lane, &head, body).await {
         Ok(read) => read,
-        Err(response) => return response,
+        Err(refused) => return refused.response(),
     };
     core.counters().body(frame.bytes.len());
     let received = UnixMillis::now();
@@ -244,45 +244,40 @@ fn scan_request<'a>(
 }
 
 /// Reads all that a request says of its frame, and then the frame, up to its limit.
-async fn read(
-    lane: &FrameLane,
-    head: &Parts,
-    body: Incoming,
-) -> Result<(FrameQuery, Frame), Response<Bytes>> {
+async fn read(lane: &FrameLane, head: &Parts, body: Incoming) -> Result<(FrameQuery, Frame), Refused> {
     let declared = head.headers.contains_key(CONTENT_LENGTH) || head.headers.contains_key(TRANSFER_ENCODING);
     if head.version < Version::HTTP_2 && !declared {
-        return Err(respond::rejected(Rejection::LengthRequired));
+        return Err(Rejection::LengthRequired.into());
     }
     let kind = kind(&head.headers)?;
-    let query = FrameQuery::parse(head.uri.query().unwrap_or_default())
-        .map_err(|malformed| respond::problem(&malformed.into()))?;
+    let query = FrameQuery::parse(head.uri.query().unwrap_or_default()).map_err(Problem::from)?;
     let limits = &lane.settings.image;
     let bytes_max = match kind {
         FrameKind::Jpeg | FrameKind::Png => limits.frame_bytes_max,
         FrameKind::Luma { width, height } => {
             let bytes = usize::try_from(u64::from(width) * u64::from(height)).unwrap_or(usize::MAX);
             // Its sides bound its bytes, before any of them is read.
-            kind.check_length(bytes, limits).map_err(|error| respond::problem(&problems::image(&error)))?;
+            kind.check_length(bytes, limits).map_err(|error| problems::image(&error))?;
             bytes
         }
     };
     let bytes = body::read(body, bytes_max).await.map_err(|error| match error {
-        BodyError::TooLarge { limit_bytes } => respond::problem(&problems::too_long(kind, limit_bytes)),
-        BodyError::Timeout { limit_ms } => respond::rejected(Rejection::RequestTimeout { limit_ms }),
+        BodyError::TooLarge { limit_bytes } => problems::too_long(kind, limit_bytes).into(),
+        BodyError::Timeout { limit_ms } => Rejection::RequestTimeout { limit_ms }.into(),
         BodyError::Broken => {
-            respond::problem(&Problem::new(Outcome::Malformed, "the body ended before its end").field("body"))
+            Refused::Problem(Problem::new(Outcome::Malformed, "the body ended before its end").field("body"))
         }
     })?;
     Ok((query, Frame { bytes, kind }))
 }
 
-fn kind(headers: &HeaderMap) -> Result<FrameKind, Response<Bytes>> {
+fn kind(headers: &HeaderMap) -> Result<FrameKind, Refused> {
     let encoding = headers.get(CONTENT_ENCODING).map_or(&b"identity"[..], |value| value.as_bytes());
     if !encoding.eq_ignore_ascii_case(b"identity") {
-        return Err(respond::rejected(Rejection::UnsupportedEncoding("identity")));
+        return Err(Rejection::UnsupportedEncoding("identity").into());
     }
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    FrameKind::from_content_type(value).map_err(|error| problems::content_type(&error))
+    FrameKind::from_content_type(value).map_err(problems::content_type)
 }
 
 fn deadline_ms(settings: &decode::Settings) -> u32 {

@@ -62,7 +62,7 @@ impl Spoilt for Malformed {
         self.clone().into()
     }
 
-    fn id(&self) -> &str {
+    fn id(&self) -> &'static str {
         ""
     }
 }
