@@ -232,3 +232,22 @@ fn a_revoked_key_code_or_device_is_refused_after_a_reload() {
     assert_eq!(refused(server.scan(&token, "e", &newer)), (401, "unauthenticated".to_owned()));
     assert_eq!(server.scan(&server.named_device("dev-2", now), "e", &card(5)).status, 201);
 }
+
+#[test]
+fn a_reload_takes_new_limits_and_a_file_with_a_mistake_changes_nothing() {
+    let server = Server::start(|_| {});
+    let token = server.place_device("gate");
+    let long = format!("{}|{}", card(1), "x".repeat(64));
+    assert_eq!(server.scan(&token, "a", &long).status, 201);
+    let file = server.directory.path().join("scangate.toml");
+    let write = |text: &str| std::fs::write(&file, text).unwrap();
+    write("[limits]\npayload_bytes_max = 64\n");
+    assert_eq!(server.operate("POST", "/v1/reload").status, 200);
+    assert_eq!(server.scan(&token, "b", &long).status, 400);
+    write("[limits]\npayload_bytes_max = 4096\nno_such_key = 1\n");
+    assert_eq!(server.operate("POST", "/v1/reload").status, 500);
+    assert_eq!(server.scan(&token, "c", &long).status, 400);
+    write("");
+    assert_eq!(server.operate("POST", "/v1/reload").status, 200);
+    assert_eq!(server.scan(&token, "d", &long).status, 200);
+}

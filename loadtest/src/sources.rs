@@ -36,11 +36,16 @@ impl Cached {
     pub fn new(tokens: &[String], codes: &[String], lines_per_request: usize, expected_status: u16) -> Self {
         let kind = if lines_per_request == 0 { "application/json" } else { "application/x-ndjson" };
         let origin_ms = UnixMillis::now().0 - BACK_MS;
-        let device = || Device { next_line: 0, at_ms: origin_ms, at: time_text(origin_ms) };
+        // Connections start apart, so that they don't all meet a code for the first time at once.
+        let device = |index: usize| Device {
+            next_line: index * codes.len() / tokens.len().max(1),
+            at_ms: origin_ms,
+            at: time_text(origin_ms),
+        };
         Self {
             heads: tokens.iter().map(|token| head(token, kind)).collect(),
             lines: codes.iter().map(|code| Line::new(code, "in")).collect(),
-            devices: tokens.iter().map(|_| device()).collect(),
+            devices: (0..tokens.len()).map(device).collect(),
             lines_per_request,
             expected_status,
             origin_ms,

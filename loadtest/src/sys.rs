@@ -19,6 +19,18 @@ pub fn pin(core: usize) -> Result<()> {
     }
 }
 
+/// CPU time of the calling thread, in nanoseconds: what others do on the core doesn't count.
+pub fn thread_cpu_ns() -> u64 {
+    // SAFETY: timespec is two integers, for which zero is valid; clock_gettime writes exactly that struct.
+    let time = unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time);
+        time
+    };
+    u64::try_from(time.tv_sec).unwrap_or_default() * 1_000_000_000
+        + u64::try_from(time.tv_nsec).unwrap_or_default()
+}
+
 /// Raises the limit on open descriptors to what is allowed, for this process and its children.
 pub fn raise_descriptors() -> Result<u64> {
     // SAFETY: rlimit is two integers; both calls read or write exactly that struct.

@@ -321,11 +321,7 @@ pub struct Export {
 /// The command failed; [`report`] says so and gives the exit code.
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Serve(serve) => {
-            let loaded = serve.load()?;
-            crate::observe::log::start(&loaded.config.log);
-            serve::run(&loaded.config)
-        }
+        Command::Serve(serve) => serve::run(serve),
         Command::CheckConfig { file } => {
             print(&check_config::report(&file, std::env::vars_os())?)?;
             Ok(ExitCode::SUCCESS)

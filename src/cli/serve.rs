@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::print;
+use super::{Serve, print};
 use crate::config::Config;
 use crate::gateway::{Gateway, Signals};
 use crate::issue::{RoleRef, issue_device};
@@ -22,8 +22,11 @@ const EXAMPLE_PLACE: &str = "demo-gate";
 const EXAMPLE_CARD: &str =
     "001090123456|012345678|NGUYEN VAN A|01011990|Nam|12 Phố Huế, Hai Bà Trưng, Hà Nội|15042021";
 
-pub(super) fn run(config: &Config) -> anyhow::Result<ExitCode> {
+pub(super) fn run(serve: Serve) -> anyhow::Result<ExitCode> {
+    let config = &serve.load()?.config;
+    crate::observe::log::start(&config.log);
     let gateway = Gateway::start(config)?;
+    gateway.reload_limits_from(move || Ok(serve.load()?.config.limits));
     let signals = listen_for_signals(gateway.signals())?;
     if let Err(error) = print(&greeting(config, &gateway)?) {
         // Nobody reads it: no reason not to serve.

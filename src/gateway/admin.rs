@@ -92,7 +92,7 @@ fn reload(shared: &Shared) -> Response<Bytes> {
             respond::ok(respond::JSON, format!("{{\"reloaded\":true,\"keys_changed\":{changed}}}\n"))
         }
         Err(error) => {
-            tracing::error!(error = %format_args!("{error:#}"), "reload failed; what was loaded before stays");
+            tracing::error!(error = %format_args!("{error:#}"), "reload failed; what doesn't load stays as it was");
             respond::rejected(Rejection::ReloadFailed)
         }
     }

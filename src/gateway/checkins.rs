@@ -50,7 +50,7 @@ pub(super) async fn post(core: &Core, request: Request<Incoming>) -> Response<By
 
 async fn single(core: &Core, device: &Device, body: &[u8]) -> Response<Bytes> {
     let received = UnixMillis::now();
-    let (verdict, id) = match request::single(body, core.shared.limits.payload_bytes_max) {
+    let (verdict, id) = match request::single(body, core.shared.limits().payload_bytes_max) {
         Ok(request) => {
             let verdict = match within_rate(core, device, 1) {
                 Ok(()) => record(core, device, &request, received).await,
@@ -66,7 +66,7 @@ async fn single(core: &Core, device: &Device, body: &[u8]) -> Response<Bytes> {
 
 async fn batch(core: &Core, device: &Device, body: &[u8]) -> Response<Bytes> {
     let received = UnixMillis::now();
-    let limits = &core.shared.limits;
+    let limits = core.shared.limits();
     let count = request::lines(body).take(limits.batch_lines_max + 1).count();
     if count > limits.batch_lines_max {
         let problem =
@@ -104,7 +104,7 @@ async fn read(
     headers: &HeaderMap,
     body: Incoming,
 ) -> Result<Bytes, Response<Bytes>> {
-    let limits = &core.shared.limits;
+    let limits = core.shared.limits();
     let too_large = |bound, limit: usize| {
         let problem = Problem::new(Outcome::TooLarge, format!("{bound} is {limit}"));
         respond::problem(&problem.bound(bound).limit(limit as u64, None))

@@ -192,7 +192,7 @@ pub(super) async fn post(core: &Core, lane: &FrameLane, request: Request<Incomin
     let received = UnixMillis::now();
     match codes(core, lane, &device, frame).await {
         Ok(codes) => {
-            let payload_bytes_max = core.shared.limits.payload_bytes_max;
+            let payload_bytes_max = core.shared.limits().payload_bytes_max;
             let scans: Vec<_> = codes
                 .iter()
                 .enumerate()

@@ -172,6 +172,14 @@ impl Gateway {
         self.shared.keys.load().is_dev()
     }
 
+    /// Where a reload finds the limits; without it they stay as they were at the start.
+    pub fn reload_limits_from(
+        &self,
+        source: impl Fn() -> Result<config::Limits, config::ConfigErrors> + Send + Sync + 'static,
+    ) {
+        self.shared.reload_limits_from(Box::new(source));
+    }
+
     /// What signal handlers use.
     pub fn signals(&self) -> Signals {
         Signals(Arc::clone(&self.shared))
@@ -226,7 +234,7 @@ impl Signals {
     /// Load keys, revocations and the certificate again. A failure is logged and changes nothing.
     pub fn reload(&self) {
         if let Err(error) = self.0.reload() {
-            tracing::error!(error = %error, "reload failed; what was loaded before stays");
+            tracing::error!(error = format!("{error:#}"), "reload failed; what doesn't load stays as it was");
         }
     }
 }

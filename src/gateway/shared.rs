@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 
 use super::frames::FrameLane;
@@ -11,7 +12,7 @@ use super::source::Written;
 use super::stop::Stop;
 use super::{GatewayError, cores};
 use crate::authenticate::{AuthenticateSettings, Authenticator, RateLimits};
-use crate::config::{Config, Limits};
+use crate::config::{Config, ConfigErrors, Limits};
 use crate::deduplicate::Deduplicate;
 use crate::identity::Identity;
 use crate::journal::{Durable, Journal, Ticket};
@@ -34,7 +35,8 @@ const DRAIN_NOTICE: Duration = Duration::from_millis(500);
 
 /// Everything that the cores and the admin listener share.
 pub struct Shared {
-    pub(super) limits: Limits,
+    limits: ArcSwap<Limits>,
+    limits_source: OnceLock<LimitsSource>,
     pub(super) authenticator: Authenticator,
     pub(super) identity: Arc<Identity>,
     pub(super) keys: Arc<KeyStore>,
@@ -60,6 +62,9 @@ pub struct Shared {
     listener: OnceLock<(Runtime, Arc<Counters>)>,
 }
 
+/// Where a reload finds the limits: the configuration file and the environment.
+pub(super) type LimitsSource = Box<dyn Fn() -> Result<Limits, ConfigErrors> + Send + Sync>;
+
 /// What is opened before the parts can be put together.
 pub(super) struct Parts {
     pub(super) keys: Arc<KeyStore>,
@@ -77,10 +82,7 @@ impl Shared {
     pub(super) fn new(config: &Config, parts: Parts, drain: Arc<DrainStats>) -> Result<Self, GatewayError> {
         let settings = AuthenticateSettings {
             device_tokens_max: config.verify.device_cache_entries_max,
-            rate: RateLimits {
-                device_scans_per_s: config.limits.device_scans_per_s,
-                device_burst_scans: config.limits.device_scans_burst,
-            },
+            rate: rate(&config.limits),
             ..AuthenticateSettings::default()
         };
         let workers = Workers::start(workers::Settings {
@@ -91,7 +93,8 @@ impl Shared {
         .map_err(GatewayError::Workers)?;
         let windows_s = config.deduplicate.windows_s_by_class.values().copied();
         Ok(Self {
-            limits: config.limits.clone(),
+            limits: ArcSwap::from_pointee(config.limits.clone()),
+            limits_source: OnceLock::new(),
             authenticator: Authenticator::new(
                 Arc::clone(&parts.keys),
                 Arc::clone(&parts.identity),
@@ -138,13 +141,29 @@ impl Shared {
         let _ = self.listener.set((runtime, counters));
     }
 
-    /// Loads keys, revocations and the certificate again; says whether the keys changed.
+    /// The limits in force.
+    pub(super) fn limits(&self) -> Guard<Arc<Limits>> {
+        self.limits.load()
+    }
+
+    pub(super) fn reload_limits_from(&self, source: LimitsSource) {
+        // Called once, before anybody can ask for a reload.
+        let _ = self.limits_source.set(source);
+    }
+
+    /// Loads limits, keys, revocations and the certificate again; says whether the keys changed. Each of
+    /// the three changes only if it loads; the first that doesn't is the error, and ends the reload.
     pub(super) fn reload(&self) -> anyhow::Result<bool> {
+        if let Some(source) = self.limits_source.get() {
+            let limits = source()?;
+            self.authenticator.set_rate(rate(&limits));
+            self.limits.store(Arc::new(limits));
+        }
+        let changed = self.keys.reload()?;
         if let Some(tls) = &self.tls {
             tls.reload()?;
         }
-        let changed = self.keys.reload()?;
-        tracing::info!(changed, "keys reloaded");
+        tracing::info!(keys_changed = changed, "reloaded");
         Ok(changed)
     }
 
@@ -198,6 +217,13 @@ impl Shared {
             connections: self.listener.get().map(|(_, counters)| connections(counters)).unwrap_or_default(),
             process: ProcessSample::read(),
         }
+    }
+}
+
+fn rate(limits: &Limits) -> RateLimits {
+    RateLimits {
+        device_scans_per_s: limits.device_scans_per_s,
+        device_burst_scans: limits.device_scans_burst,
     }
 }
 

@@ -165,7 +165,7 @@ pub(super) fn within_rate(core: &Core, device: &Device, scans: u32) -> Result<()
         core.counters().rate_limited(u64::from(scans));
         Problem::new(Outcome::RateLimited, "the device is over limits.device_scans_per_s")
             .bound("limits.device_scans_per_s")
-            .limit(u64::from(core.shared.limits.device_scans_per_s), None)
+            .limit(u64::from(core.shared.limits().device_scans_per_s), None)
             .retry_after(limited.retry_after_s)
     })
 }
@@ -327,7 +327,7 @@ fn scan(
 }
 
 fn within_skew(core: &Core, at: UnixMillis, received: UnixMillis) -> Result<(), Problem> {
-    let limits = &core.shared.limits;
+    let limits = core.shared.limits();
     let late_s = (received.0 - at.0) / 1000;
     let (field, limit_s, value_s) = if late_s > 0 {
         ("limits.clock_skew_past_s", limits.clock_skew_past_s, late_s)

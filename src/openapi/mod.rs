@@ -254,7 +254,7 @@ fn drain() -> OperationBuilder {
 }
 
 fn reload() -> OperationBuilder {
-    operator("Read keys, revocations and certificate again", "reload")
+    operator("Read limits, keys, revocations and certificate again", "reload")
         .description(Some("On 500, what could not be loaded stays as it was, and the log says why."))
         .response("200", ok::<Reloaded>())
 }

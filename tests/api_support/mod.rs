@@ -14,7 +14,7 @@ use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use scangate::config::{Config, Runtime};
+use scangate::config::{self, Config, Runtime};
 use scangate::gateway::{Gateway, Signals};
 use scangate::issue::{self, RoleRef};
 use scangate::openapi;
@@ -52,6 +52,15 @@ impl Server {
         config.journal.segment_bytes = 8 << 20;
         adjust(&mut config);
         let gateway = Gateway::start(&config).unwrap();
+        // A reload takes the limits from this file once a test has written it.
+        let (file, limits) = (directory.path().join("scangate.toml"), config.limits.clone());
+        gateway.reload_limits_from(move || {
+            if !file.exists() {
+                return Ok(limits.clone());
+            }
+            let loaded = config::load(Some(&file), std::iter::empty(), &config::Overrides::default())?;
+            Ok(loaded.config.limits)
+        });
         let (public, admin, signals) = (gateway.address(), gateway.admin_address(), gateway.signals());
         let thread = std::thread::spawn(move || gateway.run().unwrap());
         Self { public, admin, directory, signals, thread: Some(thread) }
