@@ -109,6 +109,9 @@ pub struct Gateway {
 
 impl Gateway {
     /// Starts everything; on return the gateway listens and is ready.
+    ///
+    /// To read frames, the program executes itself again: its `main` must begin with
+    /// [`worker_main`](crate::decode::sandbox::worker_main), or `frames.enabled` be false.
     pub fn start(config: &Config) -> Result<Self, GatewayError> {
         Self::start_on(Arc::new(Disk), config)
     }
