@@ -11,6 +11,9 @@
 //! leaves, not that it was fsynced: the journal's fault-injecting file layer pins that. A power cut, a torn
 //! sector and a lying disk are out of its reach as well.
 
+// A test may panic, and says what it counted.
+#![allow(clippy::indexing_slicing, clippy::print_stdout)]
+
 mod support;
 
 use std::collections::HashMap;

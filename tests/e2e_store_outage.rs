@@ -8,6 +8,9 @@
 //!
 //! The file holds one test, since there is one port 9042.
 
+// A test may panic, and says what it counted.
+#![allow(clippy::indexing_slicing, clippy::print_stdout)]
+
 mod support;
 
 use std::collections::{HashMap, HashSet};

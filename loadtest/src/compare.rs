@@ -199,7 +199,7 @@ impl<'a> Bench<'a> {
                 .set("log.level", "warn")
                 .pinned(options.server_core);
             // The first start makes the keys.
-            site.start()?.terminate(Duration::from_secs(60))?;
+            site.start()?.terminate(Duration::from_mins(1))?;
             let issuer = Issuer::new(&site);
             let devices = options.connections + options.batch_connections;
             let places: Vec<String> = (0..devices).map(|place| format!("gate-{place}")).collect();
@@ -229,16 +229,16 @@ impl<'a> Bench<'a> {
                 let (tokens, codes) = (self.tokens.values().next(), self.codes.values().next());
                 let (tokens, codes) = (tokens.context("no runtime")?, codes.context("no runtime")?);
                 let mut source = Cached::new(tokens, codes, 0, 202);
-                let measured = self.stretch(&nginx.server, self.options.connections, time, &mut source)?;
+                let measured = stretch(&nginx.server, self.options.connections, time, &mut source)?;
                 keep(&mut rounds, &mut order, "nginx", round, measured);
             }
             for (name, server) in &servers {
                 let source = sources.get_mut(name).context("an unknown runtime")?;
-                let measured = self.stretch(server, self.options.connections, time, source)?;
+                let measured = stretch(server, self.options.connections, time, source)?;
                 keep(&mut rounds, &mut order, name, round, measured);
             }
         }
-        figures(rounds, &order, "request")
+        figures(&rounds, &order, "request")
     }
 
     /// Batches of cached tokens.
@@ -259,13 +259,13 @@ impl<'a> Bench<'a> {
                 };
                 let before = source.lines_recorded;
                 let (stretch, mut cost, answers) =
-                    self.stretch(&server, self.options.batch_connections, time, &mut source)?;
+                    stretch(&server, self.options.batch_connections, time, &mut source)?;
                 let recorded = source.lines_recorded - before;
                 scale(&mut cost, answers, recorded);
                 keep(&mut rounds, &mut order, name, round, (stretch, cost, recorded));
             }
         }
-        figures(rounds, &order, "line")
+        figures(&rounds, &order, "line")
     }
 
     /// Tokens that were never seen. One round a runtime, since a token is new only once.
@@ -284,7 +284,7 @@ impl<'a> Bench<'a> {
             // Client ids far above those of the cached scans.
             let mut source = NeverSeen::new(tokens, &codes, lines, (1 << 40) + first as u64);
             let (stretch, mut cost, answers) =
-                self.stretch(&server, connections, Duration::from_secs(600), &mut source)?;
+                stretch(&server, connections, Duration::from_mins(10), &mut source)?;
             scale(&mut cost, answers, source.lines_recorded);
             let mut figure = figure(name, "token", &[(stretch, cost, source.lines_recorded)])?;
             figure.shed = source.shed;
@@ -324,23 +324,6 @@ impl<'a> Bench<'a> {
         Ok(all)
     }
 
-    fn stretch(
-        &self,
-        server: &Server,
-        connections: usize,
-        time: Duration,
-        source: &mut impl Source,
-    ) -> Result<(Stretch, Cost, u64)> {
-        let mut closed = Closed::connect(server.listen, connections)?;
-        let pids = server.pids();
-        cpu::wait_until_quiet(&pids, Duration::from_secs(QUIET_S_MAX))?;
-        let before = cpu::usage(&pids)?;
-        let stretch = closed.run(time, source).with_context(|| server.log_tail())?;
-        cpu::wait_until_quiet(&pids, Duration::from_secs(QUIET_S_MAX))?;
-        let answers = stretch.answers();
-        Ok((stretch, cpu::usage(&pids)?.since(&before, answers), answers))
-    }
-
     fn start_all(&self) -> Result<Vec<(String, Server)>> {
         self.sites.iter().map(|(name, site)| Ok((name.clone(), site.start()?))).collect()
     }
@@ -362,6 +345,23 @@ impl<'a> Bench<'a> {
     }
 }
 
+/// Load on new connections, and what it cost until the server was idle again.
+fn stretch(
+    server: &Server,
+    connections: usize,
+    time: Duration,
+    source: &mut impl Source,
+) -> Result<(Stretch, Cost, u64)> {
+    let mut closed = Closed::connect(server.listen, connections)?;
+    let pids = server.pids();
+    cpu::wait_until_quiet(&pids, Duration::from_secs(QUIET_S_MAX))?;
+    let before = cpu::usage(&pids)?;
+    let stretch = closed.run(time, source).with_context(|| server.log_tail())?;
+    cpu::wait_until_quiet(&pids, Duration::from_secs(QUIET_S_MAX))?;
+    let answers = stretch.answers();
+    Ok((stretch, cpu::usage(&pids)?.since(&before, answers), answers))
+}
+
 type Rounds = BTreeMap<String, Vec<(Stretch, Cost, u64)>>;
 
 fn keep(
@@ -378,7 +378,7 @@ fn keep(
     rounds.entry(name.to_owned()).or_default().push(measured);
 }
 
-fn figures(rounds: Rounds, order: &[String], unit: &'static str) -> Result<Vec<Figure>> {
+fn figures(rounds: &Rounds, order: &[String], unit: &'static str) -> Result<Vec<Figure>> {
     order.iter().map(|name| figure(name, unit, rounds.get(name).context("no rounds")?)).collect()
 }
 

@@ -37,7 +37,7 @@ pub fn measure(name: &str, server: &Server, token: &str, code: &str, connections
     let mut request = Vec::new();
     let at = time_text(scangate::scan::UnixMillis::now().0);
     assemble(&head(token, "application/json"), line.len(), &mut request, |out| {
-        line.write(u64::MAX, &at, out)
+        line.write(u64::MAX, &at, out);
     });
     for _ in 0..WARM_CONNECTIONS {
         ask(&mut TcpStream::connect(server.listen)?, &request)?;

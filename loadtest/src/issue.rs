@@ -10,7 +10,7 @@ use scangate::scan::{App, UnixMillis};
 use crate::server::Site;
 
 /// Codes outlive every run.
-const CODE_TTL: Duration = Duration::from_secs(30 * 86_400);
+const CODE_TTL: Duration = Duration::from_hours(30 * 24);
 
 /// What a data directory can issue.
 pub struct Issuer<'a> {

@@ -16,7 +16,7 @@ pub struct Machine {
     /// Kernel release, without local suffixes.
     pub kernel: String,
     /// Whether a hypervisor is underneath.
-    pub virtual_machine: bool,
+    pub hypervisor: bool,
 }
 
 /// Reads it from `/proc`.
@@ -38,7 +38,7 @@ pub fn machine() -> Machine {
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         memory_mib: memory_kib / 1024,
         kernel: release.trim().split('-').next().unwrap_or_default().to_owned(),
-        virtual_machine: field("flags").split(' ').any(|flag| flag == "hypervisor"),
+        hypervisor: field("flags").split(' ').any(|flag| flag == "hypervisor"),
     }
 }
 

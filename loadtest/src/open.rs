@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use h2::client::SendRequest;
-use scangate::scan::UnixMillis;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::time::sleep;
 
@@ -26,7 +25,7 @@ const TICK: Duration = Duration::from_micros(200);
 /// Pause between attempts to connect to a gateway that isn't there.
 const RECONNECT: Duration = Duration::from_millis(20);
 /// After the last intended time, how long answers may still come.
-const TAIL: Duration = Duration::from_secs(60);
+const TAIL: Duration = Duration::from_mins(1);
 
 /// What to send, how, and to whom.
 pub struct Plan {
@@ -42,6 +41,9 @@ pub struct Plan {
     pub batch_lines: u64,
     /// Number of the first scan: distinct runs must not overlap.
     pub first_scan: u64,
+    /// The event time of what is due at the start. Event times follow the schedule, not the clock, so that two
+    /// runs of one plan send the same scans.
+    pub base_ms: i64,
     /// The gateway's process, for its memory over time.
     pub watch_pid: Arc<AtomicU64>,
 }
@@ -139,7 +141,7 @@ fn tick(plan: &Plan, recorder: &Recorder, queues: &[mpsc::UnboundedSender<Job>],
     while let Some(due) = plan.profile.due(request) {
         let now = started.elapsed();
         if now < due {
-            std::thread::sleep((due - now).max(TICK).min(Duration::from_millis(50)));
+            std::thread::sleep(due.saturating_sub(now).max(TICK).min(Duration::from_millis(50)));
         }
         if started.elapsed() >= next_line {
             watch(plan, recorder, next_line.as_secs(), quiet);
@@ -149,7 +151,8 @@ fn tick(plan: &Plan, recorder: &Recorder, queues: &[mpsc::UnboundedSender<Job>],
             continue;
         }
         let n = plan.first_scan + request * lines;
-        let doubt = Doubt { n, group: plan.first_scan + request, lines, at_ms: UnixMillis::now().0 };
+        let at_ms = plan.base_ms + i64::try_from(due.as_millis()).unwrap_or_default();
+        let doubt = Doubt { n, group: plan.first_scan + request, lines, at_ms };
         let queue = usize::try_from(request % queues.len() as u64).ok().and_then(|index| queues.get(index));
         if let Some(queue) = queue {
             // The receiver lives as long as its sender.

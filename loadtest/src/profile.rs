@@ -58,7 +58,7 @@ struct Piece {
 
 impl Piece {
     fn area(&self) -> f64 {
-        (self.from + self.to) / 2.0 * self.length_s
+        f64::midpoint(self.from, self.to) * self.length_s
     }
 
     /// The time after which `count` arrivals have come: the area under a sloping line, solved for time.

@@ -32,6 +32,8 @@ pub struct Shape {
     pub sg1_persons: usize,
     /// Formats.
     pub mix: Mix,
+    /// Nobody is scanned twice.
+    pub distinct: bool,
     /// Repeatability.
     pub seed: u64,
 }
@@ -107,7 +109,7 @@ impl Traffic {
         let qr = if scans_places {
             codes::poster(self.zipf.rank(&mut random) as u64)
         } else {
-            self.person(&mut random)
+            self.person(n, &mut random)
         };
         let id = uuid_like(n);
         let id = std::str::from_utf8(&id).unwrap_or_default();
@@ -117,9 +119,9 @@ impl Traffic {
         Scan { device, direction, json }
     }
 
-    fn person(&self, random: &mut Random) -> String {
+    fn person(&self, n: u64, random: &mut Random) -> String {
         let kind = random.below(100);
-        let person = random.below(self.shape.population);
+        let person = if self.shape.distinct { n } else { random.below(self.shape.population) };
         if kind < self.shape.mix.sg1 && !self.sg1.is_empty() {
             let index = usize::try_from(person % self.sg1.len() as u64).unwrap_or_default();
             self.sg1.get(index).cloned().unwrap_or_default()

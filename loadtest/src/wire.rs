@@ -125,7 +125,7 @@ impl Http1 {
     /// True once the peer has closed; waits at most this long for it.
     pub async fn closed_within(&mut self, time: Duration) -> bool {
         let mut rest = Vec::new();
-        matches!(timeout(time, self.stream.read_to_end(&mut rest)).await, Ok(_))
+        timeout(time, self.stream.read_to_end(&mut rest)).await.is_ok()
     }
 }
 

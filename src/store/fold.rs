@@ -38,7 +38,9 @@ pub fn fold(rows: &mut Vec<Checkin>) {
 /// nothing a reader can see still come out the same way round.
 fn reading_order(row: &Checkin) -> impl Ord + use<> {
     let scan = &row.scan;
-    (scan.at, row.id, scan.place, scan.person, row.direction, version_us(row), scan.client, scan.device)
+    let whose = (scan.place, scan.person, row.direction, version_us(row), scan.client, scan.device);
+    let how = (scan.window_s, scan.direction, scan.app, scan.subject, scan.trust, scan.form);
+    (scan.at, row.id, whose, how)
 }
 
 #[cfg(test)]

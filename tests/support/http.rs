@@ -195,3 +195,22 @@ pub fn request_bytes(method: &str, path: &str, headers: &[(&str, &str)], body: &
     bytes.extend_from_slice(body);
     bytes
 }
+
+/// Posts a body of this type and encoding.
+pub fn post(client: &mut Client, token: &str, kind: &str, encoding: Option<&str>, body: &[u8]) -> Response {
+    let authorization = bearer(token);
+    let mut headers = vec![("Authorization", authorization.as_str()), ("Content-Type", kind)];
+    headers.extend(encoding.map(|encoding| ("Content-Encoding", encoding)));
+    client.request("POST", "/v1/checkins", &headers, body)
+}
+
+/// Checks that an answer is problem+json of this status and outcome, and returns it.
+pub fn problem(answer: &Response, status: u16, outcome: &str) -> Value {
+    assert_eq!(answer.status, status, "expected {outcome}: {}", answer.text());
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    let body = answer.json();
+    assert_eq!(body["status"], status);
+    assert_eq!(body["outcome"], outcome, "{body}");
+    assert!(body["type"].is_string() && body["title"].is_string() && body["detail"].is_string(), "{body}");
+    body
+}

@@ -16,7 +16,9 @@ use super::Stage;
 /// A third of the load with the database, a while without it, the rest with it again.
 pub fn database_away(stage: &mut Stage<'_>, killed: bool) -> Result<()> {
     let away = Duration::from_secs(stage.options.amount.unwrap_or(300));
-    let seconds = stage.options.seconds + away.as_secs_f64();
+    // A killed database takes a while to start, which the load must outlast.
+    let start_s = if killed { 15.0 } else { 0.0 };
+    let seconds = stage.options.seconds + away.as_secs_f64() + start_s;
     let calm = Duration::from_secs_f64(stage.options.seconds / 2.0);
     let plan = stage.plan(|rate| Profile::constant(rate, seconds), 0);
     stage.load_while(&plan, |stage| {
@@ -27,9 +29,9 @@ pub fn database_away(stage: &mut Stage<'_>, killed: bool) -> Result<()> {
         sleep(away);
         let database = stage.database.as_ref().context("no database")?;
         if killed {
-            database.up()?
+            database.up()?;
         } else {
-            database.signal("CONT")?
+            database.signal("CONT")?;
         }
         stage.event("database back");
         Ok(())
