@@ -1,4 +1,5 @@
-//! What a device sends: one JSON document, or NDJSON, one document a line. Pure: bytes in, requests out.
+//! What a device sends: one JSON document, or NDJSON, one document a line, or a frame's query. Pure: bytes
+//! in, requests out.
 //!
 //! A batch is parsed as one large document, which is where simd-json is at its best: the lines are joined
 //! into one array and parsed at once. Only where that fails, or the number of elements isn't the number of
@@ -15,6 +16,10 @@ use crate::scan::{DirectionRequest, UnixMillis};
 /// Characters in a client id.
 pub const CLIENT_ID_CHARS_MAX: usize = 64;
 
+/// Characters in the id of a frame: its codes after the first get `#2` to `#16` appended, and each must be a
+/// client id.
+pub const FRAME_ID_CHARS_MAX: usize = CLIENT_ID_CHARS_MAX - "#16".len();
+
 /// One scan as its device describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScanRequest<'a> {
@@ -26,6 +31,55 @@ pub struct ScanRequest<'a> {
     pub at: Option<UnixMillis>,
     /// The direction asked for.
     pub direction: DirectionRequest,
+}
+
+/// What a device says of a frame, in its request's query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrameQuery {
+    /// The device's own id for the frame, and for the first code in it: 1 to 61 visible ASCII characters.
+    pub id: String,
+    /// Event time; the time of arrival where it is missing.
+    pub at: Option<UnixMillis>,
+    /// The direction asked for.
+    pub direction: DirectionRequest,
+}
+
+impl FrameQuery {
+    /// Parses a query. A parameter that isn't known or comes twice is refused: a misspelt `direction` must
+    /// not quietly become `auto`.
+    ///
+    /// # Errors
+    /// The first thing wrong with it.
+    pub fn parse(query: &str) -> Result<Self, Malformed> {
+        // A query's + is itself (RFC 3986), not a form's space: offsets such as +07:00 are written with it.
+        let query = query.replace('+', "%2B");
+        let (mut id, mut at, mut direction) = (None, None, None);
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let (field, slot) = match name.as_ref() {
+                "id" => ("id", &mut id),
+                "at" => ("at", &mut at),
+                "direction" => ("direction", &mut direction),
+                _ => return Err(Malformed::new("query", "may hold id, at and direction", "another name")),
+            };
+            if slot.replace(value).is_some() {
+                return Err(Malformed::new(field, "may be given once", "it twice"));
+            }
+        }
+        let id = id.ok_or_else(|| Malformed::new("id", "is required", "nothing"))?;
+        check_id(&id, "must be 1 to 61 visible ASCII characters", FRAME_ID_CHARS_MAX)?;
+        let at = at.as_deref().map(event_time).transpose()?;
+        let direction = direction.as_deref().map_or(Ok(DirectionRequest::Auto), self::direction)?;
+        Ok(Self { id: id.into_owned(), at, direction })
+    }
+
+    /// The client id of the code at this place in the frame, counted from 0: the frame's own for the first,
+    /// then `id#2`, `id#3` and so on, so that a frame that is sent again names the same scans.
+    pub fn code_id(&self, index: usize) -> Cow<'_, str> {
+        match index {
+            0 => Cow::Borrowed(&self.id),
+            index => Cow::Owned(format!("{}#{}", self.id, index + 1)),
+        }
+    }
 }
 
 /// A request or line that can't be read: names the field, the rule, and the value's size or kind, never
@@ -142,15 +196,33 @@ pub fn batch<'a>(
     }
 }
 
-/// Checks what a device calls its scan: used for the `id` of a frame's query, too.
+/// Checks a code's payload.
 ///
 /// # Errors
-/// It isn't 1 to 64 visible ASCII characters.
-pub fn check_client_id(id: &str) -> Result<(), Malformed> {
-    let rule = "must be 1 to 64 visible ASCII characters";
-    if id.is_empty() || id.len() > CLIENT_ID_CHARS_MAX {
-        let malformed = Malformed::new("id", rule, format!("{} bytes", id.len()));
-        return Err(malformed.over(CLIENT_ID_CHARS_MAX, id.len()));
+/// It is empty or over the limit.
+pub fn check_payload(qr: &str, payload_bytes_max: usize) -> Result<(), Malformed> {
+    if qr.is_empty() {
+        return Err(Malformed::new("qr", "must not be empty", "0 bytes"));
+    }
+    if qr.len() > payload_bytes_max {
+        let got = format!("{} bytes, over {payload_bytes_max}", qr.len());
+        let malformed = Malformed::new("qr", "must be at most limits.payload_bytes_max long", got);
+        return Err(malformed.over(payload_bytes_max, qr.len()));
+    }
+    Ok(())
+}
+
+fn checked(fields: Fields<'_>, payload_bytes_max: usize) -> Result<ScanRequest<'_>, Malformed> {
+    check_id(&fields.id, "must be 1 to 64 visible ASCII characters", CLIENT_ID_CHARS_MAX)?;
+    check_payload(&fields.qr, payload_bytes_max)?;
+    let at = fields.at.map(|Text(text)| event_time(&text)).transpose()?;
+    let direction = fields.direction.map_or(Ok(DirectionRequest::Auto), |Text(name)| direction(&name))?;
+    Ok(ScanRequest { id: fields.id, qr: fields.qr, at, direction })
+}
+
+fn check_id(id: &str, rule: &'static str, chars_max: usize) -> Result<(), Malformed> {
+    if id.is_empty() || id.len() > chars_max {
+        return Err(Malformed::new("id", rule, format!("{} bytes", id.len())).over(chars_max, id.len()));
     }
     // Without a way out of the loop, which then takes many bytes at a time.
     if !id.bytes().fold(true, |all, byte| all & byte.is_ascii_graphic()) {
@@ -159,31 +231,18 @@ pub fn check_client_id(id: &str) -> Result<(), Malformed> {
     Ok(())
 }
 
-fn checked(fields: Fields<'_>, payload_bytes_max: usize) -> Result<ScanRequest<'_>, Malformed> {
-    check_client_id(&fields.id)?;
-    if fields.qr.is_empty() {
-        return Err(Malformed::new("qr", "must not be empty", "0 bytes"));
-    }
-    if fields.qr.len() > payload_bytes_max {
-        let got = format!("{} bytes, over {payload_bytes_max}", fields.qr.len());
-        let malformed = Malformed::new("qr", "must be at most limits.payload_bytes_max long", got);
-        return Err(malformed.over(payload_bytes_max, fields.qr.len()));
-    }
-    let at = match fields.at {
-        None => None,
-        Some(Text(text)) => Some(UnixMillis::parse(&text).map_err(|_| {
-            let rule = "must be an RFC 3339 timestamp such as 2021-11-24T06:49:29Z";
-            Malformed::new("at", rule, format!("{} bytes of other text", text.len()))
-        })?),
-    };
-    let direction = match fields.direction {
-        None => DirectionRequest::Auto,
-        Some(Text(name)) => DirectionRequest::from_name(&name).ok_or_else(|| {
-            let got = format!("{} bytes of other text", name.len());
-            Malformed::new("direction", "must be in, out or auto", got)
-        })?,
-    };
-    Ok(ScanRequest { id: fields.id, qr: fields.qr, at, direction })
+fn event_time(text: &str) -> Result<UnixMillis, Malformed> {
+    UnixMillis::parse(text).map_err(|_| {
+        let rule = "must be an RFC 3339 timestamp such as 2021-11-24T06:49:29Z";
+        Malformed::new("at", rule, format!("{} bytes of other text", text.len()))
+    })
+}
+
+fn direction(name: &str) -> Result<DirectionRequest, Malformed> {
+    DirectionRequest::from_name(name).ok_or_else(|| {
+        let got = format!("{} bytes of other text", name.len());
+        Malformed::new("direction", "must be in, out or auto", got)
+    })
 }
 
 /// Says what is wrong with a document that didn't parse. Slow, and only for refusals.
@@ -302,6 +361,32 @@ mod tests {
             "{\"id\":\"a\",\"qr\":[{}\n{}]}\n{\"id\":\"c\",\"qr\":\"x\"},{\"id\":\"d\",\"qr\":\"x\"}",
         ] {
             assert!(parse_batch(body).iter().all(Result::is_err), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_frame_is_described_by_its_query() {
+        let query = "id=a%2Fb&at=2021-11-24T06:49:29+07:00&direction=out";
+        let parsed = FrameQuery::parse(query).unwrap();
+        assert_eq!((parsed.id.as_str(), parsed.direction), ("a/b", DirectionRequest::Out));
+        assert_eq!(parsed.at.unwrap().to_string(), "2021-11-23T23:49:29.000Z");
+        assert_eq!([0, 1, 15].map(|index| parsed.code_id(index).into_owned()), ["a/b", "a/b#2", "a/b#16"]);
+        let longest = FrameQuery::parse(&format!("id={}", "i".repeat(61))).unwrap();
+        assert_eq!((longest.at, longest.direction), (None, DirectionRequest::Auto));
+        assert_eq!(longest.code_id(15).len(), CLIENT_ID_CHARS_MAX);
+        for (query, field) in [
+            ("", "id"),
+            ("id=", "id"),
+            ("id=a%20b", "id"),
+            ("id=%ff", "id"),
+            (&*format!("id={}", "i".repeat(62)), "id"),
+            ("id=a&id=b", "id"),
+            ("id=a&at=", "at"),
+            ("id=a&at=noon", "at"),
+            ("id=a&direction=up", "direction"),
+            ("id=a&qr=x", "query"),
+        ] {
+            assert_eq!(FrameQuery::parse(query).unwrap_err().field, field, "{query}");
         }
     }
 

@@ -247,6 +247,8 @@ fn serve(data_dir: &Path, runtime: Runtime) -> Result<Option<SocketAddr>> {
     config.limits.device_scans_per_s = 0;
     // So that thousands of check-ins of one person at one place have a window of their own.
     config.deduplicate.window_s = 1;
+    // This program is no reader of frames, and nothing here sends any.
+    config.frames.enabled = false;
     match Gateway::start(&config) {
         Ok(gateway) => {
             let address = gateway.address();

@@ -16,7 +16,7 @@ use crate::scan::{App, DeviceKey, PlaceKey, Pseudonym, UnixMillis};
 use crate::verify::KeyStore;
 use crate::verify::cache::Cache;
 
-use rate::{Bucket, Buckets};
+pub(crate) use rate::{Bucket, Buckets};
 pub use rate::{RateLimited, RateLimits};
 
 /// The longest token that is looked at, in bytes.

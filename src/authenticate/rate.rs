@@ -63,7 +63,7 @@ impl Rate {
 
 /// One device's bucket.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     rate: Arc<Rate>,
     full_at_ns: AtomicU64,
 }
@@ -71,7 +71,7 @@ pub(super) struct Bucket {
 impl Bucket {
     /// Takes `scans`, or nothing. More than the burst can be taken from a full bucket only, and leaves a
     /// debt: a large batch is then possible and costs what it holds.
-    pub(super) fn admit(&self, scans: u32, now: Instant) -> Result<(), RateLimited> {
+    pub(crate) fn admit(&self, scans: u32, now: Instant) -> Result<(), RateLimited> {
         let scan_ns = self.rate.scan_ns.load(Ordering::Relaxed);
         if scan_ns == 0 || scans == 0 {
             return Ok(());
@@ -97,13 +97,22 @@ impl Bucket {
         }
     }
 
+    /// Gives back what was taken and not used.
+    pub(crate) fn give_back(&self, scans: u32) {
+        let unused_ns = self.rate.scan_ns.load(Ordering::Relaxed).saturating_mul(u64::from(scans));
+        let back = |full_at: u64| Some(full_at.saturating_sub(unused_ns));
+        // Always some, and so never refused.
+        let _ = self.full_at_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, back);
+    }
+
     fn is_full(&self, now_ns: u64) -> bool {
         self.full_at_ns.load(Ordering::Relaxed) <= now_ns
     }
 }
 
-/// The buckets of all devices, one each, however many tokens a device has.
-pub(super) struct Buckets {
+/// The buckets of all devices, one each, however many tokens a device has. What is counted is for the owner
+/// to say: scans, or milliseconds of reading frames.
+pub(crate) struct Buckets {
     rate: Arc<Rate>,
     shards: Vec<Mutex<HashMap<DeviceKey, Arc<Bucket>>>>,
     shard_devices_max: usize,
@@ -112,7 +121,7 @@ pub(super) struct Buckets {
 const SHARDS: usize = 64;
 
 impl Buckets {
-    pub(super) fn new(limits: RateLimits, devices_max: usize) -> Self {
+    pub(crate) fn new(limits: RateLimits, devices_max: usize) -> Self {
         let rate = Rate { base: Instant::now(), scan_ns: AtomicU64::new(0), burst_ns: AtomicU64::new(0) };
         rate.set(limits);
         Self {
@@ -128,7 +137,7 @@ impl Buckets {
 
     /// The device's bucket. At the bound, those that nobody holds and that are full again are dropped,
     /// which changes nothing; if none are, those that nobody holds.
-    pub(super) fn of(&self, device: DeviceKey, now: Instant) -> Arc<Bucket> {
+    pub(crate) fn of(&self, device: DeviceKey, now: Instant) -> Arc<Bucket> {
         let fresh = || Arc::new(Bucket { rate: Arc::clone(&self.rate), full_at_ns: AtomicU64::new(0) });
         let [byte, ..] = device.0;
         let Some(shard) = self.shards.get(usize::from(byte) % SHARDS) else { return fresh() };
@@ -197,6 +206,20 @@ mod tests {
         assert_eq!(bucket.admit(1, start), Err(RateLimited { retry_after_s: 19 }));
         assert!(bucket.admit(1000, start + Duration::from_millis(19_999)).is_err());
         assert_eq!(bucket.admit(1000, start + Duration::from_secs(20)), Ok(()));
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_taken_again() {
+        let (bucket, start) = bucket(LIMITS);
+        assert_eq!(bucket.admit(100, start), Ok(()));
+        assert!(bucket.admit(1, start).is_err());
+        bucket.give_back(40);
+        assert_eq!(bucket.admit(40, start), Ok(()));
+        assert!(bucket.admit(1, start).is_err());
+        // Beyond full there is nothing to save up.
+        bucket.give_back(u32::MAX);
+        assert_eq!(bucket.admit(100, start), Ok(()));
+        assert!(bucket.admit(1, start).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
 mod check_config;
+mod decode;
 mod export;
 mod serve;
 mod tools;
@@ -59,6 +60,15 @@ pub enum Command {
     /// Manage the signing keys of a data directory, beside a running server if there is one.
     #[command(subcommand)]
     Keys(Keys),
+    /// Read the codes of JPEG and PNG files: one JSON line a code.
+    #[command(
+        after_help = "Exit code 1 if no file held a code that could be read.\n\nExample:\n  scangate decode photo.jpg"
+    )]
+    Decode {
+        /// The images.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
     /// Say what a payload is, whether it is proven or only asserted, and why not.
     Verify(Verify),
     /// Look into a journal.
@@ -328,6 +338,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Issue(issue) => tools::issue(issue),
         Command::Keys(keys) => tools::keys(keys),
+        Command::Decode { files } => decode::run(&files),
         Command::Verify(verify) => tools::verify(&verify),
         Command::Journal(journal) => tools::journal(&journal),
         Command::Export(range) => export::run(&range),
@@ -400,6 +411,7 @@ mod tests {
             "scangate keys list --data-dir d",
             "scangate keys rotate --data-dir d --set pc-covid",
             "scangate keys revoke --data-dir d --kid k",
+            "scangate decode a.jpg b.png",
             "scangate verify",
             "scangate verify -",
             "scangate verify SG1:X --data-dir d",
@@ -424,6 +436,7 @@ mod tests {
             "scangate issue device --place p --ttl forever",
             "scangate issue device --person p --class bus",
             "scangate keys revoke",
+            "scangate decode",
             "scangate export --from yesterday --to today",
         ] {
             assert_eq!(parsed(line).err().map(|error| error.exit_code()), Some(i32::from(USAGE)), "{line}");

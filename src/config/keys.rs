@@ -9,7 +9,8 @@ use std::path::PathBuf;
 
 use toml::de::DeValue;
 
-pub use super::value::{Consistency, Level, LogFormat, Runtime, StoreKind};
+pub use super::stages::FrameStage;
+pub use super::value::{Consistency, FrameDecoder, FrameIsolation, Level, LogFormat, Runtime, StoreKind};
 use super::value::{Mismatch, Rule, Setting};
 
 /// A section as the table describes it.
@@ -202,6 +203,49 @@ sections! {
         /// From queueing to the start of the job; it is answered 503 after that, since its client has
         /// likely given up.
         deadline_ms: u64 = 2_000, Rule::Within(1, 60_000);
+    }
+
+    /// Camera frames, read in processes of their own. They have their own queue and budgets, so that
+    /// frames are turned away before check-ins by payload feel anything.
+    Frames frames {
+        /// Whether POST /v1/frames is there; without it the path answers 404.
+        enabled: bool = true, Rule::Any;
+        /// Where frames are read. "process" confines each reader: no file, no network, bounded memory,
+        /// killed when it hangs. "thread" is for systems that refuse the confinement, and reads less.
+        isolation: FrameIsolation = FrameIsolation::Process, Rule::Any;
+        /// Frames read at once; 0 takes one for every two cores this process may run on, so that
+        /// payloads keep the rest.
+        workers: usize = 0, Rule::Within(0, 256);
+        /// Frames waiting; one more is answered 503. At about 2 ms a frame, 32 wait 64 ms for one
+        /// reader, and hold 52 MB when all of them are raw luma.
+        queue_frames_max: usize = 32, Rule::Within(1, 100_000);
+        /// How long a frame may wait for its turn; it is answered 503 after that.
+        wait_ms_max: u64 = 500, Rule::Within(1, 60_000);
+        /// How long reading one frame may take, by the clock on the wall; its process is killed then.
+        /// Ordinary frames take 1 to 5 ms, and the worst crafted one is answered within 600.
+        deadline_ms: u64 = 550, Rule::Within(10, 60_000);
+        /// Bytes of a JPEG or PNG frame. 640x480 takes 30 to 90 KB as JPEG.
+        frame_bytes_max: usize = 262_144, Rule::Within(1_024, 32 * MIB);
+        /// Pixels that a JPEG or PNG may announce: 16 megapixels, the largest that a phone's camera
+        /// makes unless asked. The image is held whole while it is scaled down.
+        pixels_max: u64 = 16_777_216, Rule::Within(4_096, 100_000_000);
+        /// Long side, in pixels, of raw luma and of what decoders look at; larger images are scaled
+        /// down to it. Above it decoders read no more and take longer.
+        side_px_max: u32 = 1_280, Rule::Within(64, 8_192);
+        /// Memory of one reading process. A progressive JPEG of 16 megapixels takes about 150 MB, the
+        /// program itself about 100 of address space.
+        memory_bytes_max: u64 = 536_870_912, Rule::Within(256 * MIB, 64 * GIB);
+        /// Codes of one frame that are answered, in reading order. The ids of all but the first end in
+        /// #2, #3 and so on, for which the id of a frame leaves room.
+        codes_max: usize = 16, Rule::Within(1, 16);
+        /// Decoders in the order in which they try; the first that finds a code ends the reading. A
+        /// number is the processor time in milliseconds that earlier stages may have taken, since what
+        /// was slow for one decoder is slow for the next. [] takes the best that the build has.
+        stages: Vec<FrameStage> = Vec::new(), Rule::Any;
+        /// Time for reading that one device may use, in milliseconds a second in the long run; 0 for no
+        /// limit. A frame sets deadline_ms aside and pays what it took; four deadlines are the most
+        /// that a rest saves up. So ordinary frames pass at 50 a second, and crafted ones every 2 s.
+        device_ms_per_s: u32 = 250, Rule::Within(0, 1_000_000);
     }
 
     /// Caches of signatures that were already checked. A hit costs 0.3 µs instead of 38 µs or more.

@@ -10,6 +10,7 @@
 mod keys;
 mod load;
 mod relations;
+mod stages;
 mod value;
 
 pub use keys::*;

@@ -1,6 +1,7 @@
 //! Bounds between keys: settings that are each valid and together would lose or refuse what they shouldn't.
 
-use super::Config;
+use super::value::Setting as _;
+use super::{Config, FrameDecoder, FrameIsolation, FrameStage};
 
 /// An upper bound on one journal record, frame included. The journal's record is under 200 bytes; the
 /// margin keeps this file free of its layout.
@@ -36,6 +37,7 @@ pub(super) fn check(config: &Config) -> Vec<Broken> {
         .collect();
     broken.extend(pairs(config));
     broken.extend(listeners(config));
+    broken.extend(stages(config));
     broken
 }
 
@@ -60,7 +62,7 @@ fn wide(value: usize) -> u64 {
 
 /// How long things are remembered and waited for.
 fn durations(config: &Config) -> Vec<AtLeast> {
-    let Config { gateway, listen, limits, workers, deduplicate, journal, .. } = config;
+    let Config { gateway, listen, limits, workers, frames, deduplicate, journal, .. } = config;
     let classes = deduplicate.windows_s_by_class.values().copied();
     let window_s_max = u64::from(classes.fold(deduplicate.window_s, u16::max));
     let remember = ("deduplicate", "remember_s", deduplicate.remember_s);
@@ -84,6 +86,11 @@ fn durations(config: &Config) -> Vec<AtLeast> {
         ),
         rule(request, ("listen", "body_timeout_ms", listen.body_timeout_ms), "which it includes"),
         rule(request, ("workers", "deadline_ms", workers.deadline_ms), "which it includes"),
+        rule(
+            request,
+            ("frames", "deadline_ms", frames.wait_ms_max.saturating_add(frames.deadline_ms)),
+            "frames.wait_ms_max and frames.deadline_ms, which it includes",
+        ),
         rule(
             ("gateway", "drain_timeout_ms", gateway.drain_timeout_ms),
             request,
@@ -169,5 +176,18 @@ fn listeners(config: &Config) -> Option<Broken> {
         expected: "another address than listen.addr".to_owned(),
         got: format!("\"{}\"", listen.admin),
         parties: vec![("listen", "admin"), ("listen", "addr")],
+    })
+}
+
+/// The decoder in C++ never runs in the gateway's own process.
+fn stages(config: &Config) -> Option<Broken> {
+    let frames = &config.frames;
+    let is_cxx = |stage: &FrameStage| stage.decoder == FrameDecoder::Zxing;
+    (frames.isolation == FrameIsolation::Thread && frames.stages.iter().any(is_cxx)).then(|| Broken {
+        section: "frames",
+        key: "stages",
+        expected: "without zxing, since frames.isolation is \"thread\"".to_owned(),
+        got: frames.stages.written(),
+        parties: vec![("frames", "stages"), ("frames", "isolation")],
     })
 }

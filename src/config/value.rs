@@ -70,7 +70,7 @@ fn shortened(text: &str) -> String {
 }
 
 /// The text as a TOML basic string.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for character in text.chars() {
@@ -289,6 +289,9 @@ macro_rules! words {
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$variant => $word,)+ }
             }
+
+            /// Every word, in order.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
         }
 
         impl Setting for $Name {
@@ -374,5 +377,27 @@ words!(
         Json = "json",
         /// For reading at a terminal.
         Text = "text",
+    }
+);
+
+words!(
+    /// Where frames are read.
+    FrameIsolation {
+        /// In confined processes of their own.
+        Process = "process",
+        /// In threads of the gateway, by decoders in Rust only.
+        Thread = "thread",
+    }
+);
+
+words!(
+    /// A decoder of QR codes.
+    FrameDecoder {
+        /// zxing-cpp, where the build has it.
+        Zxing = "zxing",
+        /// quircs.
+        Quircs = "quircs",
+        /// rqrr.
+        Rqrr = "rqrr",
     }
 );

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, HeaderValue};
 use hyper::{Method, Request, Response};
 
-use super::{Shared, checkins};
+use super::{Shared, checkins, frames};
 use crate::journal::Lane;
 use crate::listen::{Answer, Body, Peer, Service};
 use crate::observe::metrics::{CoreMetrics, Endpoint};
@@ -73,7 +73,13 @@ async fn route(core: &Core, request: Request<Incoming>) -> (Endpoint, Response<B
             let kind = checkins::kind(request.headers());
             (kind.unwrap_or(Endpoint::Single), checkins::post(core, kind, request).await)
         }
-        "/v1/checkins" => (Endpoint::Unknown, respond::rejected(Rejection::MethodNotAllowed("POST"))),
+        "/v1/frames" if method == Method::POST => match &core.shared.frames {
+            Some(lane) => (Endpoint::Frame, frames::post(core, lane, request).await),
+            None => (Endpoint::Unknown, respond::rejected(Rejection::NotFound)),
+        },
+        "/v1/checkins" | "/v1/frames" => {
+            (Endpoint::Unknown, respond::rejected(Rejection::MethodNotAllowed("POST")))
+        }
         "/healthz" | "/readyz" | "/openapi.json" if !matches!(*method, Method::GET | Method::HEAD) => {
             (Endpoint::Unknown, respond::rejected(Rejection::MethodNotAllowed("GET, HEAD")))
         }

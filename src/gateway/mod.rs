@@ -1,16 +1,20 @@
 //! Wires the stages together, starts them in the order of their needs, and stops them in reverse.
 //!
-//! Start: lock the data directory, load keys, replay the journal into `deduplicate`, start the drain, and
-//! only then listen. Stop: turn readiness false, let the listeners finish what they have, close the journal
-//! (which commits what is left), drain the store, and let the lock go.
+//! Start: lock the data directory, load keys, replay the journal into `deduplicate`, start the drain and the
+//! processes that read frames, and only then listen. Stop: turn readiness false, let the listeners finish what
+//! they have, end the reading of frames, close the journal (which commits what is left), drain the store, and
+//! let the lock go.
 
 mod admin;
 mod checkins;
 mod core;
+mod frame_problems;
+mod frames;
 mod inflate;
 mod lock;
 mod shared;
 mod source;
+mod steps;
 mod stop;
 
 use std::net::SocketAddr;
@@ -20,10 +24,12 @@ use std::time::{Duration, Instant};
 
 use self::admin::Admin;
 use self::core::{Core, Public};
+use self::frames::FrameLane;
 pub use self::lock::{DataLock, Holder, LockError};
 pub use self::shared::Shared;
 use self::source::{JournalSource, Written};
 use crate::config::{self, Config, StoreKind};
+use crate::decode::StartError;
 use crate::deduplicate::{self, Deduplicate};
 use crate::identity::Identity;
 use crate::journal::file::{Disk, Storage};
@@ -77,6 +83,9 @@ pub enum GatewayError {
     /// The certificate can't be used.
     #[error("cannot use the TLS certificate")]
     Tls(#[from] TlsError),
+    /// Frames can't be read as the configuration asks.
+    #[error("cannot read frames")]
+    Frames(#[from] StartError),
     /// A thread can't start.
     #[error("cannot start the worker threads")]
     Workers(#[source] std::io::Error),
@@ -100,6 +109,9 @@ pub struct Gateway {
 
 impl Gateway {
     /// Starts everything; on return the gateway listens and is ready.
+    ///
+    /// To read frames, the program executes itself again: its `main` must begin with
+    /// [`worker_main`](crate::decode::sandbox::worker_main), or `frames.enabled` be false.
     pub fn start(config: &Config) -> Result<Self, GatewayError> {
         Self::start_on(Arc::new(Disk), config)
     }
@@ -127,8 +139,18 @@ impl Gateway {
             DrainSettings { batch_records_max: config.store.batch_rows_max, ..DrainSettings::default() };
         let drain = Drain::start(source, Arc::clone(&store), settings, data_dir.join("watermark"))?;
         let tls = tls(&config.tls)?;
-        let parts =
-            shared::Parts { keys, identity, deduplicate, journal, store, written, metrics, tls: tls.clone() };
+        let frames = FrameLane::start(config)?;
+        let parts = shared::Parts {
+            keys,
+            identity,
+            deduplicate,
+            journal,
+            store,
+            written,
+            metrics,
+            frames,
+            tls: tls.clone(),
+        };
         let shared = Arc::new(Shared::new(config, parts, Arc::clone(drain.stats()))?);
         let (public, admin) = open_listeners(config, cores, &shared, tls.as_ref(), lanes)?;
         lock.announce(Some(admin.address()))?;
@@ -181,6 +203,9 @@ impl Gateway {
         std::thread::sleep(self.shared.drain_notice);
         self.public.drain();
         let panicked = self.public.join().err().unwrap_or(0);
+        if let Some(frames) = &self.shared.frames {
+            frames.stop();
+        }
         let deadline = Instant::now() + self.drain_timeout;
         self.shared.journal.close();
         match self.drain.stop(deadline.saturating_duration_since(Instant::now())) {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 
+use super::frames::FrameLane;
 use super::source::Written;
 use super::stop::Stop;
 use super::{GatewayError, cores};
@@ -46,6 +47,7 @@ pub struct Shared {
     pub(super) store: Arc<Store>,
     pub(super) written: Written,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) frames: Option<FrameLane>,
     pub(super) health: Health,
     pub(super) stop: Stop,
     pub(super) drain_notice: Duration,
@@ -72,6 +74,7 @@ pub(super) struct Parts {
     pub(super) store: Arc<Store>,
     pub(super) written: Written,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) frames: Option<FrameLane>,
     pub(super) tls: Option<Tls>,
 }
 
@@ -106,6 +109,7 @@ impl Shared {
             store: parts.store,
             written: parts.written,
             metrics: parts.metrics,
+            frames: parts.frames,
             health: Health::default(),
             stop: Stop::default(),
             drain_notice: DRAIN_NOTICE,
@@ -207,6 +211,7 @@ impl Shared {
                 late: workers.late,
                 panicked: workers.panicked,
             },
+            frames: self.frames.as_ref().map(FrameLane::sample).unwrap_or_default(),
             token_cache_entries: self.tokens.len() as u64,
             device_cache_entries: self.authenticator.devices() as u64,
             connections: self.listener.get().map(|(_, counters)| connections(counters)).unwrap_or_default(),

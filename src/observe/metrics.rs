@@ -40,6 +40,8 @@ label!(
         Single = "single",
         /// A batch of check-ins.
         Batch = "batch",
+        /// A camera frame.
+        Frame = "frame",
         /// Liveness, readiness, the API's description.
         Public = "public",
         /// Anything on the admin listener.
@@ -119,6 +121,7 @@ pub struct CoreMetrics {
     body_bytes: AtomicU64,
     single_ns: Histogram,
     batch_ns: Histogram,
+    frame_ns: Histogram,
     batch_lines: Histogram,
 }
 
@@ -149,6 +152,7 @@ impl CoreMetrics {
         let histogram = match endpoint {
             Endpoint::Single => &self.single_ns,
             Endpoint::Batch => &self.batch_ns,
+            Endpoint::Frame => &self.frame_ns,
             Endpoint::Public | Endpoint::Admin | Endpoint::Unknown => return,
         };
         histogram.record(nanoseconds(elapsed));
@@ -195,6 +199,7 @@ impl CoreMetrics {
             body_bytes: AtomicU64::new(0),
             single_ns: Histogram::default(),
             batch_ns: Histogram::default(),
+            frame_ns: Histogram::default(),
             batch_lines: Histogram::default(),
         }
     }
@@ -265,6 +270,7 @@ impl Metrics {
             totals.body_bytes += core.body_bytes.load(Relaxed);
             core.single_ns.add_to(&mut totals.single_ns);
             core.batch_ns.add_to(&mut totals.batch_ns);
+            core.frame_ns.add_to(&mut totals.frame_ns);
             core.batch_lines.add_to(&mut totals.batch_lines);
         }
         self.commit_ns.add_to(&mut totals.commit_ns);
@@ -295,6 +301,8 @@ pub struct Totals {
     pub single_ns: Counts,
     /// Durations of batches, in nanoseconds.
     pub batch_ns: Counts,
+    /// Durations of frames, in nanoseconds.
+    pub frame_ns: Counts,
     /// Lines of batches.
     pub batch_lines: Counts,
     /// Durations of group commits, in nanoseconds.

@@ -88,6 +88,15 @@ names! {
     WORKERS_LATE: Counter "workers_late" "jobs", "Jobs dropped because their deadline had passed";
     WORKERS_PANICKED: Counter "workers_panicked" "jobs", "Jobs that panicked and were contained";
 
+    FRAMES: Counter "frames", "Frames by how their reading ended";
+    FRAMES_QUEUE: Gauge "frames_queue" "frames", "Frames waiting to be read";
+    FRAMES_AVAILABLE: Gauge "frames_available", "1 while frames can be read";
+    FRAMES_CODES: Counter "frame_codes", "Codes found in frames";
+    FRAMES_RESTARTS: Counter "frames_restarts", "Processes that read frames, started in place of another";
+    FRAMES_BUSY: Counter "frames_busy" "seconds", "Wall time spent reading frames, over all processes";
+    FRAME_STAGES: Counter "frame_stages", "Frames by stage of the decoders and what it found";
+    FRAME_STAGE_TIME: Counter "frame_stage_cpu" "seconds", "CPU time of each stage of the decoders";
+
     DEDUPLICATE_ENTRIES: Gauge "deduplicate" "entries", "Scans remembered for deduplication";
 
     JOURNAL_COMMIT_DURATION: Histogram "journal_commit_duration" "seconds", "One group commit, fsync included";

@@ -15,7 +15,7 @@ use crate::scan::{Form, Outcome};
 use super::histogram::Counts;
 use super::metrics::{AuthFailure, Cache, Endpoint, Metrics, STATUS_CLASSES, TimeoutKind, Totals};
 use super::names::{self, Kind, Name};
-use super::sampled::{ConnectionsSample, Sampled};
+use super::sampled::{ConnectionsSample, FramesSample, Sampled};
 
 /// Durations are exported in powers of two from 8 µs to 17 s: coarse enough for a time series database,
 /// and exact, since they are edges of the finer buckets that `/v1/stats` estimates from.
@@ -52,6 +52,7 @@ impl Collector for Scrape {
         connections(&mut out, &self.sampled.connections)?;
         histograms(&mut out, &totals)?;
         self.parts(&mut out)?;
+        frames(&mut out, &self.sampled.frames)?;
         self.process(&mut out)
     }
 }
@@ -120,9 +121,30 @@ fn connections(out: &mut Writer<'_>, connections: &ConnectionsSample) -> Result<
     out.counters(&names::CONNECTION_TIMEOUTS, "kind", kinds)
 }
 
+fn frames(out: &mut Writer<'_>, frames: &FramesSample) -> Result<(), Error> {
+    out.counters(&names::FRAMES, "result", frames.results())?;
+    out.gauge(&names::FRAMES_QUEUE, frames.queue_frames)?;
+    out.gauge(&names::FRAMES_AVAILABLE, u64::from(frames.available))?;
+    out.counter(&names::FRAMES_CODES, frames.codes)?;
+    out.counter(&names::FRAMES_RESTARTS, frames.restarts)?;
+    out.counter(&names::FRAMES_BUSY, float(frames.busy_us) / 1e6)?;
+    let results = ["read", "nothing", "panicked", "skipped"];
+    let stages = frames
+        .stages
+        .iter()
+        .map(|stage| (stage.name.as_str(), [stage.read, stage.nothing, stage.panicked, stage.skipped]));
+    out.counter_pairs(&names::FRAME_STAGES, ["stage", "result"], results, stages)?;
+    let times = frames.stages.iter().map(|stage| (stage.name.as_str(), float(stage.busy_us) / 1e6));
+    out.counters(&names::FRAME_STAGE_TIME, "stage", times)
+}
+
 fn histograms(out: &mut Writer<'_>, totals: &Totals) -> Result<(), Error> {
     let mut durations = out.describe(&names::REQUEST_DURATION)?;
-    for (endpoint, counts) in [(Endpoint::Single, &totals.single_ns), (Endpoint::Batch, &totals.batch_ns)] {
+    for (endpoint, counts) in [
+        (Endpoint::Single, &totals.single_ns),
+        (Endpoint::Batch, &totals.batch_ns),
+        (Endpoint::Frame, &totals.frame_ns),
+    ] {
         let labels = [("endpoint", endpoint.name())];
         let mut family = durations.encode_family(&labels)?;
         histogram(&mut family, counts, DURATION_BITS, 1e9)?;
@@ -200,7 +222,7 @@ impl Writer<'_> {
         &mut self,
         name: &Name,
         label: &str,
-        values: impl IntoIterator<Item = (&'v str, u64)>,
+        values: impl IntoIterator<Item = (&'v str, impl EncodeCounterValue)>,
     ) -> Result<(), Error> {
         let mut encoder = self.describe(name)?;
         for (label_value, value) in values {

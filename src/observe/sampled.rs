@@ -18,6 +18,8 @@ pub struct Sampled {
     pub deduplicate_entries: u64,
     /// The pool.
     pub workers: WorkersSample,
+    /// The reading of frames.
+    pub frames: FramesSample,
     /// Verified SG1 tokens held.
     pub token_cache_entries: u64,
     /// Verified device tokens held.
@@ -86,4 +88,73 @@ pub struct WorkersSample {
     pub late: u64,
     /// Jobs that panicked since start.
     pub panicked: u64,
+}
+
+/// The reading of frames at one moment; counts since start.
+#[derive(Debug, Clone, Default)]
+pub struct FramesSample {
+    /// Whether frames can be read at all.
+    pub available: bool,
+    /// Frames waiting.
+    pub queue_frames: u64,
+    /// Frames in which a code was found.
+    pub read: u64,
+    /// Frames without one.
+    pub without_code: u64,
+    /// Frames whose bytes were no image within the limits.
+    pub malformed: u64,
+    /// Frames refused because the queue was full.
+    pub shed: u64,
+    /// Frames dropped because they had waited too long.
+    pub late: u64,
+    /// Frames ended at the deadline.
+    pub timed_out: u64,
+    /// Frames during which their process died.
+    pub crashed: u64,
+    /// Frames whose reading panicked.
+    pub panicked: u64,
+    /// Frames for which no process could be had.
+    pub unavailable: u64,
+    /// Codes found.
+    pub codes: u64,
+    /// Processes started in place of another.
+    pub restarts: u64,
+    /// Wall time spent reading, in microseconds.
+    pub busy_us: u64,
+    /// The stages, in their order.
+    pub stages: Vec<FrameStageSample>,
+}
+
+impl FramesSample {
+    /// How frames ended, by name.
+    pub fn results(&self) -> [(&'static str, u64); 9] {
+        [
+            ("read", self.read),
+            ("no_code", self.without_code),
+            ("malformed", self.malformed),
+            ("shed", self.shed),
+            ("late", self.late),
+            ("timed_out", self.timed_out),
+            ("crashed", self.crashed),
+            ("panicked", self.panicked),
+            ("unavailable", self.unavailable),
+        ]
+    }
+}
+
+/// One stage of the decoders at one moment; counts since start.
+#[derive(Debug, Clone, Default)]
+pub struct FrameStageSample {
+    /// Its place in the order and its decoder.
+    pub name: String,
+    /// Frames in which it found a code.
+    pub read: u64,
+    /// Frames in which it found nothing.
+    pub nothing: u64,
+    /// Frames on which it panicked.
+    pub panicked: u64,
+    /// Frames that didn't need it, or that it came too late for.
+    pub skipped: u64,
+    /// Processor time, in microseconds.
+    pub busy_us: u64,
 }

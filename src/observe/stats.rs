@@ -12,7 +12,7 @@ use crate::scan::Outcome;
 use super::histogram::Counts;
 use super::metrics::{Endpoint, Metrics, Totals};
 use super::render::float;
-use super::sampled::Sampled;
+use super::sampled::{FramesSample, Sampled};
 
 /// The longest window that rates are told for.
 const HISTORY_TICKS_MAX: usize = 61;
@@ -39,6 +39,7 @@ struct Tick {
 struct Latencies {
     single: Counts,
     batch: Counts,
+    frame: Counts,
     commit: Counts,
 }
 
@@ -50,7 +51,7 @@ pub struct Rates {
     pub scans_per_s: f64,
     /// Scans recorded.
     pub recorded_per_s: f64,
-    /// Requests, single and batch.
+    /// Requests: single, batch and frame.
     pub requests_per_s: f64,
 }
 
@@ -110,6 +111,31 @@ pub struct WorkersStats {
     pub late: u64,
 }
 
+/// The reading of frames, in `/v1/stats`; counts since start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+pub struct FramesStats {
+    /// Whether frames can be read at all.
+    pub available: bool,
+    /// Frames waiting.
+    pub queue_frames: u64,
+    /// Frames in which a code was found.
+    pub read: u64,
+    /// Frames without one.
+    pub without_code: u64,
+    /// Codes found.
+    pub codes: u64,
+    /// Frames whose bytes were no image within the limits.
+    pub malformed: u64,
+    /// Frames refused because the queue was full, or dropped because they had waited too long.
+    pub shed: u64,
+    /// Frames ended at the deadline.
+    pub timed_out: u64,
+    /// Frames during which their process died or panicked.
+    pub crashed: u64,
+    /// Processes started in place of another.
+    pub restarts: u64,
+}
+
 /// The answer to `/v1/stats`, and every event of `/v1/stats/stream`.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Stats {
@@ -137,6 +163,8 @@ pub struct Stats {
     pub store: StoreStats,
     /// The pool.
     pub workers: WorkersStats,
+    /// The reading of frames.
+    pub frames: FramesStats,
     /// Resident memory.
     pub resident_bytes: u64,
 }
@@ -160,6 +188,8 @@ pub struct LatencyStats {
     pub single: Percentiles,
     /// Batches.
     pub batch: Percentiles,
+    /// Frames.
+    pub frame: Percentiles,
     /// The journal's group commits.
     pub commit: Percentiles,
 }
@@ -226,6 +256,7 @@ impl History {
                 retries: store.retries,
             },
             workers: WorkersStats { queue_jobs: workers.queue_jobs, shed: workers.shed, late: workers.late },
+            frames: FramesStats::of(&sampled.frames),
             resident_bytes: sampled.process.resident_bytes,
         }
     }
@@ -257,7 +288,25 @@ impl History {
         LatencyStats {
             single: Percentiles::of(&now.single.since(&then.single)),
             batch: Percentiles::of(&now.batch.since(&then.batch)),
+            frame: Percentiles::of(&now.frame.since(&then.frame)),
             commit: Percentiles::of(&now.commit.since(&then.commit)),
+        }
+    }
+}
+
+impl FramesStats {
+    fn of(sample: &FramesSample) -> Self {
+        Self {
+            available: sample.available,
+            queue_frames: sample.queue_frames,
+            read: sample.read,
+            without_code: sample.without_code,
+            codes: sample.codes,
+            malformed: sample.malformed,
+            shed: sample.shed + sample.late,
+            timed_out: sample.timed_out,
+            crashed: sample.crashed + sample.panicked,
+            restarts: sample.restarts,
         }
     }
 }
@@ -266,7 +315,8 @@ impl Tick {
     fn new(at: Instant, totals: Totals) -> Self {
         let by_class =
             |endpoint: Endpoint| totals.requests.get(endpoint as usize).copied().unwrap_or_default();
-        let requests = by_class(Endpoint::Single).iter().chain(&by_class(Endpoint::Batch)).sum();
+        let requests =
+            [Endpoint::Single, Endpoint::Batch, Endpoint::Frame].map(by_class).iter().flatten().sum();
         let recorded =
             totals.outcomes.get(usize::from(Outcome::Recorded.code())).copied().unwrap_or_default();
         Self {
@@ -277,6 +327,7 @@ impl Tick {
             latency: Some(Latencies {
                 single: totals.single_ns,
                 batch: totals.batch_ns,
+                frame: totals.frame_ns,
                 commit: totals.commit_ns,
             }),
         }

@@ -56,6 +56,9 @@ struct Types;
 /// `limits.batch_lines_max`, at its default.
 const BATCH_LINES_MAX: usize = 1000;
 
+/// Raw luma, by way of example: the parameters are part of the type.
+const LUMA: &str = "application/vnd.scangate.luma;w=640;h=480";
+
 /// The name of the security scheme.
 const DEVICE_TOKEN: &str = "device_token";
 
@@ -72,6 +75,7 @@ fn describe() -> utoipa::openapi::OpenApi {
     }
     document.paths = PathsBuilder::new()
         .path("/v1/checkins", item(HttpMethod::Post, checkins()))
+        .path("/v1/frames", item(HttpMethod::Post, frames()))
         .path(
             "/healthz",
             item(
@@ -133,6 +137,64 @@ fn checkins() -> OperationBuilder {
                 .content(NDJSON, items("BatchLine", "One a line, in the order of the input")),
         );
     not_http(problems(operation, &[400, 401, 405, 408, 411, 413, 415, 422, 429, 500, 503]), &[431])
+}
+
+fn frames() -> OperationBuilder {
+    let body = RequestBodyBuilder::new()
+        .description(Some(
+            "One frame. Raw luma is one byte a pixel, row by row, w times h of them, for any w and h up to \
+             1280; 640 and 480 stand for them here. No Content-Encoding",
+        ))
+        .content("image/jpeg", binary("A JPEG image of at most 262,144 bytes"))
+        .content("image/png", binary("A PNG image of at most 262,144 bytes"))
+        .content(LUMA, binary("307,200 bytes of luma"))
+        .required(Some(Required::True))
+        .build();
+    let query = |name: &str, required: Required, schema: Schema, description: &str| {
+        ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Query)
+            .required(required)
+            .description(Some(description))
+            .schema(Some(schema))
+            .build()
+    };
+    let operation = OperationBuilder::new()
+        .tag("checkins")
+        .operation_id(Some("frame"))
+        .summary(Some("Check in every code of a camera frame"))
+        .description(Some(
+            "Answered when all check-ins are durable, with one BatchLine per code in reading order, each as if \
+             its payload had been sent. The first code goes by the frame's id, the others by id#2, id#3 and so \
+             on: a frame sent again is answered by duplicates. A frame that takes too long to read or holds \
+             no code is 422 and no_code_found. Frames are never stored.",
+        ))
+        .parameter(query("id", Required::True, types::frame_id(), "The device's own id for this frame"))
+        .parameter(query(
+            "at",
+            Required::False,
+            types::time_parameter(),
+            "When the frame was taken; the time of arrival if left out",
+        ))
+        .parameter(query(
+            "direction",
+            Required::False,
+            types::direction_parameter(),
+            "As in CheckinRequest",
+        ))
+        .request_body(Some(body))
+        .security(SecurityRequirement::new::<_, [&str; 0], &str>(DEVICE_TOKEN, []))
+        .response(
+            "200",
+            described("One line a code, at least one").content(NDJSON, items("BatchLine", "One a code")),
+        );
+    not_http(problems(operation, &[400, 401, 404, 405, 408, 411, 413, 415, 422, 429, 500, 503]), &[431])
+}
+
+fn binary(text: &str) -> Content {
+    // Any bytes: a body that is no string of characters has no type in JSON Schema.
+    let schema = ObjectBuilder::new().schema_type(SchemaType::AnyValue).description(Some(text));
+    Content::new(Some(Schema::from(schema.build())))
 }
 
 fn health(summary: &str, id: &str) -> OperationBuilder {
@@ -278,14 +340,14 @@ fn meaning(status: u16) -> &'static str {
     match status {
         400 => "The request can't be read; what is wrong is named. No body where the head isn't one of HTTP",
         401 => "No valid device token",
-        404 => "No such path on this listener",
+        404 => "No such path on this listener; frames where frames.enabled is false",
         405 => "The path has other methods",
         408 => "The body took too long to arrive",
         411 => "The body's length isn't told",
-        413 => "The body, a line or a payload is over its limit",
+        413 => "The body, a line, a payload or an image is over its limit",
         415 => "The body's type or encoding isn't taken; Accept-Encoding tells the encodings",
         422 => "Read, and refused for the reason in outcome",
-        429 => "The device is over its rate",
+        429 => "The device is over its rate, or its frames took too much time",
         500 => "A fault of the gateway; nothing was recorded",
         _ => "A bound was reached or the journal can't take records; nothing was recorded, send again",
     }

@@ -8,7 +8,7 @@ use utoipa::openapi::schema::{
 };
 use utoipa::{PartialSchema as _, ToSchema};
 
-use crate::request::CLIENT_ID_CHARS_MAX;
+use crate::request::{CLIENT_ID_CHARS_MAX, FRAME_ID_CHARS_MAX};
 use crate::respond::Rejection;
 use crate::scan::{App, Direction, DirectionRequest, Form, Outcome, Subject, Trust};
 
@@ -106,7 +106,7 @@ pub struct Original {
 /// schema is written by hand, in [`batch_line`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchLine {
-    /// The input line it answers, from 1; blank lines don't count.
+    /// The input line that it answers, or the frame's code, from 1; blank lines don't count.
     pub line: u32,
     /// The status that the scan would have had alone.
     pub status: u16,
@@ -134,7 +134,11 @@ pub(super) fn batch_line() -> Schema {
         let whole = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(minimum));
         whole.maximum(maximum).description(Some(description)).build().into()
     };
-    let line = whole(1, None, "The input line it answers, from 1; blank lines don't count");
+    let line = whole(
+        1,
+        None,
+        "The input line that it answers, or the frame's code, from 1; blank lines don't count",
+    );
     let status = whole(200, Some(599), "The status that the scan would have had alone");
     let ends = [Recorded::schema(), Duplicate::schema(), Refused::schema()];
     let lines = ends.into_iter().filter_map(|end| match end {
@@ -317,7 +321,7 @@ fn timestamp() -> Schema {
     date_time("RFC 3339, in UTC").build().into()
 }
 
-/// A bound of an export.
+/// A time in a query.
 pub(super) fn time_parameter() -> Schema {
     date_time("RFC 3339, 1970 or later").pattern(Some(YEARS)).build().into()
 }
@@ -361,6 +365,17 @@ fn retry_after() -> Schema {
 fn client_id() -> Schema {
     let id = string("The device's own id for this scan, a UUID as a rule").pattern(Some("^[!-~]+$"));
     id.min_length(Some(1)).max_length(Some(CLIENT_ID_CHARS_MAX)).build().into()
+}
+
+/// The `id` of a frame's query.
+pub(super) fn frame_id() -> Schema {
+    let id = string("The device's own id for this frame, a UUID as a rule").pattern(Some("^[!-~]+$"));
+    id.min_length(Some(1)).max_length(Some(FRAME_ID_CHARS_MAX)).build().into()
+}
+
+/// The `direction` of a frame's query.
+pub(super) fn direction_parameter() -> Schema {
+    words("auto, the default, toggles", DirectionRequest::ALL.iter().map(|one| one.name()))
 }
 
 fn checkin_id() -> Schema {
