@@ -18,7 +18,7 @@
 //! `earlier`, where event time is cut into buckets one window wide: two admitted scans of one bucket would
 //! be duplicates of each other, hence a bucket holds at most one a direction, and the neighbours within a
 //! window are a few exact look-ups away. Expiry is dropping a whole generation of a map (see
-//! [`generations`]).
+//! `generations`).
 //!
 //! | map | key (12 bytes of keyed hash) | value | bytes an entry, slot included |
 //! |---|---|---|---|

@@ -103,7 +103,7 @@ pub struct Original {
 }
 
 /// One line of a batch's answer: its number, the status it would have had alone, and how it ended. Its
-/// schema is written by hand, in [`batch_line`].
+/// schema is written by hand, in `batch_line`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchLine {
     /// The input line that it answers, or the frame's code, from 1; blank lines don't count.

@@ -9,7 +9,7 @@
 //! - The signature is checked before any claim is looked at.
 //! - `exp` is exact; `iat` may lie up to [`SKEW_S`] ahead, for an issuer whose clock runs fast.
 //!
-//! The envelope is read with [`super::cbor`] and not through a general COSE type: that would allocate a
+//! The envelope is read with `cbor` and not through a general COSE type: that would allocate a
 //! dozen times and cost a tenth of the signature check, on the path that bounds how many never-seen
 //! tokens a core can take. The tests hold it against the `coset` crate.
 
