@@ -203,8 +203,12 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
         let seen = self.seen_here(pair);
         let direction = self.direction(scan, seen);
         if let Some(original) = self.seen_in_window(scan, pair, seen, direction) {
-            self.remember_client(scan, original);
-            return self.duplicate(original);
+            let duplicate = self.duplicate(original)?;
+            // Not while the original is in flight: if that is lost, this id must not name it.
+            if matches!(duplicate, Admission::Duplicate(_, Standing::Durable(_))) {
+                self.remember_client(scan, original);
+            }
+            return Ok(duplicate);
         }
         if self.full.load(Ordering::Relaxed) {
             return Err(AdmitError::EntriesMax { limit: self.settings.entries_max });

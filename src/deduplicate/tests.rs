@@ -129,6 +129,17 @@ fn of_two_lost_scans_neither_comes_back_with_the_other() {
 }
 
 #[test]
+fn a_duplicate_of_a_lost_scan_does_not_keep_its_name() {
+    let memory = Deduplicate::new(settings(&[60]), [3; 16]);
+    fresh(memory.admit(&scan(9, 9, 0, DirectionRequest::In), |_| Ok(0))).durable(());
+    let lost = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), |_| Ok(1)));
+    let (_, ticket) = original(memory.admit(&scan(1, 2, 5_000, DirectionRequest::In), |_| Ok(2)));
+    assert_eq!(ticket, Some(1));
+    lost.failed();
+    fresh(memory.admit(&scan(2, 2, 5_000, DirectionRequest::In), |_| Ok(3))).durable(());
+}
+
+#[test]
 fn a_scan_whose_caller_went_away_is_settled_by_the_sweep() {
     let memory = Deduplicate::new(settings(&[60]), [3; 16]);
     drop(fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), |_| Ok(1))));
