@@ -33,6 +33,8 @@ stop() {
 trap stop EXIT
 trap 'exit 130' INT TERM
 
+# There before the gateway is, since it is read while that starts.
+: >"$work/out"
 # No rate limits: the run is one device that sends as fast as it can.
 SCANGATE_LIMITS__DEVICE_SCANS_PER_S=0 SCANGATE_FRAMES__DEVICE_MS_PER_S=0 "$binary" serve --data-dir "$work/data" \
     --listen 127.0.0.1:0 --admin 127.0.0.1:0 >"$work/out" 2>"$work/log" &
