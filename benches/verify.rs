@@ -9,9 +9,9 @@ use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, ParsedPublicKey};
 use criterion::{Criterion, criterion_group, criterion_main};
 use scangate::identity::Identity;
 use scangate::issue::{self, PRINTED_TTL};
-use scangate::payload::{self, Claim};
+use scangate::payload::{self, Claim, SignedForm};
 use scangate::scan::UnixMillis;
-use scangate::verify::{self, KeyStore, Pepper, Resolved, ResolvedSubject, TokenCache};
+use scangate::verify::{self, KeyStore, Pepper, Resolved, TokenCache};
 
 const NOW: UnixMillis = UnixMillis(1_637_736_569_000);
 
@@ -38,14 +38,15 @@ fn sg1(criterion: &mut Criterion) {
 
     let identity = Identity::new(&Pepper::load(dir.path()).expect("the pepper"));
     let cache = TokenCache::new(1 << 20);
-    let verified = verify::sg1(&token, NOW, &store.load()).expect("a valid token");
-    let subject = ResolvedSubject::Person(identity.person_of_cti(verified.cti));
-    cache.insert(cache.key(&token), &store.load(), Resolved { verified, subject });
+    let verified = verify::signed(SignedForm::Sg1(&token), NOW, &store.load()).expect("a valid token");
+    let subject = identity.holder(&verified.holder).expect("a person");
+    let resolved = Resolved { subject, form: verified.form, validity: verified.validity };
+    cache.insert(cache.key(&token), &store.load(), resolved);
     group.bench_function("cache_hit", |bencher| {
         bencher.iter(|| {
             let keys = store.load();
             let resolved = cache.get(cache.key(black_box(&token)), &keys)?;
-            verify::still_valid(&resolved.verified, NOW, &keys).ok()?;
+            resolved.validity.check(NOW).ok()?;
             Some(resolved.subject)
         });
     });

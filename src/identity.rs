@@ -28,8 +28,8 @@ use siphasher::{sip, sip128};
 use zeroize::Zeroizing;
 
 use crate::payload::{PersonForm, PersonRef, PlaceForm, PlaceRef, place_reference};
-use crate::scan::{App, ClientKey, DeviceKey, PlaceKey, Pseudonym};
-use crate::verify::Pepper;
+use crate::scan::{App, ClientKey, DeviceKey, Outcome, PlaceKey, Pseudonym, Refusal};
+use crate::verify::{Holder, Pepper, ResolvedSubject, TokenKind};
 
 /// Turns identifiers into pseudonyms and keys. Cheap to share, safe to use from every core.
 pub struct Identity {
@@ -144,6 +144,20 @@ impl Identity {
         hasher.write(&device.0);
         hasher.write(client_id.as_bytes());
         ClientKey(first(&hasher.finish128().as_bytes()))
+    }
+
+    /// The subject behind the name that a verified code carries.
+    ///
+    /// # Errors
+    /// The code stands for a device.
+    pub fn holder(&self, holder: &Holder) -> Result<ResolvedSubject, Refusal> {
+        match *holder {
+            Holder::Cti(TokenKind::Person, cti) => Ok(ResolvedSubject::Person(self.person_of_cti(cti))),
+            Holder::Cti(TokenKind::Place, cti) => Ok(ResolvedSubject::Place(self.place_of_cti(cti))),
+            Holder::Cti(TokenKind::Device, _) => {
+                Err(Refusal::new(Outcome::WrongSubject, "the code stands for a device"))
+            }
+        }
     }
 
     /// The person whom an SG1 token's cti stands for: the inverse of [`Self::cti_of_person`].

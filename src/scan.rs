@@ -352,6 +352,18 @@ named!(
         Qrqg = 2 => "qrqg",
         /// PC-COVID place poster.
         PcCovidPlace = 3 => "pc_covid_place",
+        /// Health-insurance card.
+        Bhyt = 4 => "bhyt",
+        /// EU Digital COVID Certificate, Vietnam's vaccine passport.
+        Hc1 = 5 => "hc1",
+        /// SMART Health Card.
+        Shc = 6 => "shc",
+        /// NHS place poster.
+        NhsPlace = 7 => "nhs_place",
+        /// NZ COVID Tracer place poster.
+        NzPlace = 8 => "nz_place",
+        /// Corona-Warn-App place poster.
+        CwaPlace = 9 => "cwa_place",
     }
 );
 

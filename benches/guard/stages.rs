@@ -14,14 +14,14 @@ use scangate::authenticate::{AuthenticateSettings, Authenticator, Lookup, RateLi
 use scangate::deduplicate::{Admission, Deduplicate, Settings};
 use scangate::identity::Identity;
 use scangate::journal::{Journal, JournalSettings};
-use scangate::payload::{self, Claim};
+use scangate::payload::{self, Claim, SignedForm};
 use scangate::request;
 use scangate::respond::{self, Verdict};
 use scangate::scan::{
     App, Checkin, CheckinId, ClientKey, DeviceKey, Direction, DirectionRequest, Form, PlaceKey, Pseudonym,
     Scan, Subject, Trust, UnixMillis,
 };
-use scangate::verify::{self, KeyStore, Pepper, Resolved, ResolvedSubject, TokenCache};
+use scangate::verify::{self, KeyStore, Pepper, Resolved, TokenCache};
 
 use crate::fixture::{self, NOW};
 
@@ -155,16 +155,18 @@ fn verify(dir: &Path) -> Result<Vec<Stage>> {
     let store = Arc::new(KeyStore::open(dir)?);
     let identity = Identity::new(&Pepper::load(dir)?);
     let token: Arc<str> = fixture::person_token(dir, NOW)?.into();
-    let verified = verify::sg1(&token, NOW, &store.load()).map_err(|refusal| anyhow!("{refusal:?}"))?;
+    let verified = verify::signed(SignedForm::Sg1(&token), NOW, &store.load())
+        .map_err(|refusal| anyhow!("{refusal:?}"))?;
     let cache = TokenCache::new(1 << 18);
-    let subject = ResolvedSubject::Person(identity.person_of_cti(verified.cti));
-    cache.insert(cache.key(&token), &store.load(), Resolved { verified, subject });
+    let subject = identity.holder(&verified.holder).map_err(|refusal| anyhow!("{refusal:?}"))?;
+    let resolved = Resolved { subject, form: verified.form, validity: verified.validity };
+    cache.insert(cache.key(&token), &store.load(), resolved);
     let (cold_store, cold_token) = (Arc::clone(&store), Arc::clone(&token));
     Ok(vec![
         stage("verify: token seen before", 200, move |_| {
             let keys = store.load();
             let resolved = cache.get(cache.key(black_box(&token)), &keys)?;
-            verify::still_valid(&resolved.verified, NOW, &keys).ok()?;
+            resolved.validity.check(NOW).ok()?;
             Some(resolved.subject)
         }),
         stage("verify: token never seen", 20, move |_| {

@@ -16,11 +16,11 @@ use crate::authenticate::{AuthError, Device, Lookup, Role};
 use crate::deduplicate::{Admission, AdmitError, InFlight, Original, Standing};
 use crate::journal::{AppendError, CommitError, Durable, Ticket};
 use crate::observe::metrics::{AuthFailure, Cache};
-use crate::payload::{self, Claim, SignedForm};
+use crate::payload::{self, Claim};
 use crate::request::{Malformed, ScanRequest};
 use crate::respond::{self, Problem, Verdict};
 use crate::scan::{Form, Outcome, Refusal, Scan, Subject, Trust, UnixMillis};
-use crate::verify::{self, Keys, Resolved, ResolvedSubject, TokenKind, Verified};
+use crate::verify::{self, Keys, Resolved, ResolvedSubject};
 use crate::workers::WorkerError;
 
 /// Signatures checked by one job: enough to pay for the hand-over, few enough that the other workers
@@ -183,22 +183,22 @@ fn identify(core: &Core, qr: &str, now: UnixMillis) -> Identification {
         Ok(Claim::Place(form)) => {
             asserted(ResolvedSubject::Place(shared.identity.place_form(&form)), form.form)
         }
-        Ok(Claim::Signed(SignedForm::Sg1(text))) => {
+        Ok(Claim::Signed(form)) => {
             let keys = shared.keys.load();
-            let found = shared.tokens.get(shared.tokens.key(text), &keys);
+            let found = shared.tokens.get(shared.tokens.key(form.text()), &keys);
             core.counters().cache_lookup(Cache::Token, found.is_some());
             match found {
-                Some(resolved) => Identification::Done(
-                    verify::still_valid(&resolved.verified, now, &keys).map(|()| proven(resolved.subject)),
-                ),
+                Some(resolved) => {
+                    Identification::Done(resolved.validity.check(now).map(|()| proven(resolved)))
+                }
                 None => Identification::Unseen,
             }
         }
     }
 }
 
-const fn proven(holder: ResolvedSubject) -> Identified {
-    Identified { holder, trust: Trust::Proven, form: Form::Sg1 }
+const fn proven(resolved: Resolved) -> Identified {
+    Identified { holder: resolved.subject, trust: Trust::Proven, form: resolved.form }
 }
 
 /// One result a line. Signatures never seen before are checked together, in jobs of a few dozen.
@@ -271,19 +271,14 @@ async fn check_signatures(
 }
 
 fn check_signature(shared: &Shared, text: &str, now: UnixMillis, keys: &Keys) -> Result<Identified, Refusal> {
-    let text = payload::trimmed(text);
-    let verified = verify::sg1(text, now, keys)?;
-    let subject = subject(shared, &verified)?;
-    shared.tokens.insert(shared.tokens.key(text), keys, Resolved { verified, subject });
-    Ok(proven(subject))
-}
-
-fn subject(shared: &Shared, verified: &Verified) -> Result<ResolvedSubject, Refusal> {
-    match verified.kind {
-        TokenKind::Person => Ok(ResolvedSubject::Person(shared.identity.person_of_cti(verified.cti))),
-        TokenKind::Place => Ok(ResolvedSubject::Place(shared.identity.place_of_cti(verified.cti))),
-        TokenKind::Device => Err(Refusal::new(Outcome::WrongSubject, "the code stands for a device")),
-    }
+    let Claim::Signed(form) = payload::parse(text)? else {
+        return Err(Refusal::new(Outcome::Unrecognized, "the payload is not a signed code"));
+    };
+    let verified = verify::signed(form, now, keys)?;
+    let subject = shared.identity.holder(&verified.holder)?;
+    let resolved = Resolved { subject, form: verified.form, validity: verified.validity };
+    shared.tokens.insert(shared.tokens.key(form.text()), keys, resolved);
+    Ok(proven(resolved))
 }
 
 /// Puts device and code together into a scan: one of them must be the person, the other the place.

@@ -41,6 +41,15 @@ pub enum SignedForm<'a> {
     Sg1(&'a str),
 }
 
+impl<'a> SignedForm<'a> {
+    /// The whole payload, prefix included: what a cache of verified codes is keyed by.
+    pub const fn text(self) -> &'a str {
+        match self {
+            Self::Sg1(text) => text,
+        }
+    }
+}
+
 /// A person's code with the one identifier that survives it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PersonForm<'a> {

@@ -16,9 +16,9 @@ use aws_lc_rs::rand;
 use parking_lot::Mutex;
 use siphasher::sip128;
 
+use super::Validity;
 use super::keys::Keys;
-use super::sg1::Verified;
-use crate::scan::{PlaceKey, Pseudonym};
+use crate::scan::{Form, PlaceKey, Pseudonym};
 
 /// Shards per cache: enough that a few cores rarely wait for each other.
 const SHARDS: usize = 64;
@@ -131,16 +131,18 @@ impl Hasher for KeyIsHash {
     }
 }
 
-/// A verified token and whom or what it stands for.
+/// What remains of a verified code: whom or what it stands for, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resolved {
-    /// What the signature proved.
-    pub verified: Verified,
-    /// The subject behind its cti.
+    /// Its holder.
     pub subject: ResolvedSubject,
+    /// The format it was read as.
+    pub form: Form,
+    /// When it may be used.
+    pub validity: Validity,
 }
 
-/// The subject of a verified token.
+/// The holder of a verified code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResolvedSubject {
     /// A person.
@@ -149,7 +151,8 @@ pub enum ResolvedSubject {
     Place(PlaceKey),
 }
 
-/// Tokens seen before. On a hit only [`super::still_valid`] remains to be asked.
+/// Codes seen before. A hit is for the very snapshot of keys and revocations that the code was verified
+/// under, so only its validity remains to be asked.
 pub struct TokenCache(Cache<Resolved>);
 
 impl TokenCache {

@@ -14,10 +14,11 @@
 //! tokens a core can take. The tests hold it against the `coset` crate.
 
 use crate::payload::{SG1_BYTES_MAX, SG1_PREFIX};
-use crate::scan::{Outcome, Refusal, UnixMillis};
+use crate::scan::{Form, Outcome, Refusal, UnixMillis};
 
 use super::cbor::Reader;
 use super::keys::{Keys, Kid, Sg1Key};
+use super::{Holder, Validity, Verified};
 
 /// How far an issuer's clock may run ahead, in seconds.
 pub const SKEW_S: i64 = 300;
@@ -81,7 +82,7 @@ impl TokenKind {
 
 /// A token whose signature held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verified {
+pub struct Sg1 {
     /// What it stands for.
     pub kind: TokenKind,
     /// The reference that it carries.
@@ -94,11 +95,23 @@ pub struct Verified {
     pub expires_at_s: i64,
 }
 
+impl Sg1 {
+    fn validity(&self) -> Validity {
+        Validity { from_s: self.issued_at_s.saturating_sub(SKEW_S), until_s: self.expires_at_s }
+    }
+}
+
+impl From<Sg1> for Verified {
+    fn from(token: Sg1) -> Self {
+        Self { holder: Holder::Cti(token.kind, token.cti), form: Form::Sg1, validity: token.validity() }
+    }
+}
+
 /// Verifies a token, prefix included.
 ///
 /// # Errors
 /// It can't be read, its key is unknown or revoked, its signature doesn't hold, or it isn't valid now.
-pub fn sg1(text: &str, now: UnixMillis, keys: &Keys) -> Result<Verified, Refusal> {
+pub fn sg1(text: &str, now: UnixMillis, keys: &Keys) -> Result<Sg1, Refusal> {
     let bytes = decode(text)?;
     let envelope = envelope(&bytes).ok_or(UNREADABLE)?;
     let kid = protected(envelope.protected)?;
@@ -119,41 +132,18 @@ pub fn sg1(text: &str, now: UnixMillis, keys: &Keys) -> Result<Verified, Refusal
             "the SG1 token's issuer, epoch or type is not one its key may sign for",
         ));
     }
-    let verified = Verified {
+    let token = Sg1 {
         kind: claims.kind,
         cti: claims.cti,
         kid,
         issued_at_s: claims.issued_at_s,
         expires_at_s: claims.expires_at_s,
     };
-    check_now(&verified, now, keys)?;
-    Ok(verified)
-}
-
-/// Whether a token that was verified before is still good: its key, its dates and the revocations.
-///
-/// # Errors
-/// Its key is gone or revoked, it has expired, or its cti has been revoked.
-pub fn still_valid(verified: &Verified, now: UnixMillis, keys: &Keys) -> Result<(), Refusal> {
-    let key = keys.sg1_key(verified.kid).ok_or(UNKNOWN_KEY)?;
-    if key.revoked {
-        return Err(REVOKED_KEY);
-    }
-    check_now(verified, now, keys)
-}
-
-fn check_now(verified: &Verified, now: UnixMillis, keys: &Keys) -> Result<(), Refusal> {
-    let now_s = now.seconds();
-    if verified.issued_at_s > now_s.saturating_add(SKEW_S) {
-        return Err(Refusal::new(Outcome::NotYetValid, "the SG1 token was issued in the future"));
-    }
-    if now_s >= verified.expires_at_s {
-        return Err(Refusal::new(Outcome::Expired, "the SG1 token has expired"));
-    }
-    if keys.is_cti_revoked(&verified.cti, verified.issued_at_s) {
+    token.validity().check(now)?;
+    if keys.is_cti_revoked(&token.cti, token.issued_at_s) {
         return Err(Refusal::new(Outcome::Revoked, "the SG1 token has been revoked"));
     }
-    Ok(())
+    Ok(token)
 }
 
 const UNREADABLE: Refusal =

@@ -136,7 +136,7 @@ async fn a_large_batch(store: &Store) {
 
 async fn an_export_line_is_the_contracts(store: &Store) {
     let start = day_start(11);
-    let row = checkin(2, 4, start, 6);
+    let row = checkin(2, 4, start, 54);
     store.write(&[row]).await.unwrap();
     let (text, summary) = exported(store, start, start + 1).await;
     let expected = format!(
