@@ -325,10 +325,10 @@ fn what_is_too_large_is_413_and_names_the_bound() {
     let authorization = format!("Bearer {}", server.place_device("gate"));
     let four = format!("{}\n", request("a", "x")).repeat(4);
     let long = " ".repeat(5_000);
-    for (content_type, encoding, body, bound, limit) in [
-        (NDJSON, "identity", four.into_bytes(), "limits.batch_lines_max", 3),
-        (JSON, "identity", long.clone().into_bytes(), "limits.body_bytes_max", 2_000),
-        (NDJSON, "gzip", gzip(long.as_bytes()), "limits.batch_inflated_bytes_max", 4_000),
+    for (content_type, encoding, body, bound, limit, value) in [
+        (NDJSON, "identity", four.into_bytes(), "limits.batch_lines_max", 3, Some(4)),
+        (JSON, "identity", long.clone().into_bytes(), "limits.body_bytes_max", 2_000, None),
+        (NDJSON, "gzip", gzip(long.as_bytes()), "limits.batch_inflated_bytes_max", 4_000, None),
     ] {
         let headers = [
             ("Authorization", authorization.as_str()),
@@ -338,6 +338,7 @@ fn what_is_too_large_is_413_and_names_the_bound() {
         let problem = server.post_with(&headers, &body).problem();
         assert_eq!((problem.status, problem.outcome.as_str()), (413, "too_large"));
         assert_eq!((problem.bound.as_deref(), problem.limit), (Some(bound), Some(limit)));
+        assert_eq!(problem.value, value, "{bound}");
     }
 }
 
