@@ -71,9 +71,15 @@ impl Sample {
         }
     }
 
-    /// The COSE message.
+    /// The COSE message, or where a file leaves it out what its text holds.
     pub fn message(&self) -> Option<Vec<u8>> {
-        self.cose.as_deref().and_then(unhex)
+        if let Some(cose) = &self.cose {
+            return unhex(cose);
+        }
+        let packed = base45::decode(self.prefix.as_deref()?.strip_prefix("HC1:")?).ok()?;
+        let mut message = Vec::new();
+        flate2::read::ZlibDecoder::new(packed.as_slice()).take(1 << 16).read_to_end(&mut message).ok()?;
+        Some(message)
     }
 
     /// The payload of the COSE message, read by an independent reader.

@@ -22,15 +22,14 @@ const NULL: u8 = 0xf6;
 const BREAK: u8 = 0xff;
 
 /// The rest of a byte string that is being read item by item.
-#[derive(Clone)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
 }
 
-/// A key of a map that numbers its members.
+/// A key of a map that numbers its members; none that has a text is known here.
 pub(super) enum Label {
     Number(i64),
-    Other,
+    Text,
 }
 
 /// The elements of an array, or the pairs of a map, that are still to be read.
@@ -76,14 +75,12 @@ impl<'a> Reader<'a> {
         integer(major, value?)
     }
 
-    /// A map's key; one that isn't an integer is passed over.
+    /// A key of a map that numbers its members, as COSE and CWT have them: a number or a text.
     pub(super) fn label(&mut self) -> Option<Label> {
-        let mut ahead = self.clone();
-        if let Some(number) = ahead.integer() {
-            *self = ahead;
-            return Some(Label::Number(number));
+        if self.rest.first()? >> 5 == TEXT {
+            return self.text().map(|_| Label::Text);
         }
-        self.skip().map(|()| Label::Other)
+        self.integer().map(Label::Number)
     }
 
     /// Whole seconds since 1970: an integer, or a floating-point number cut down; tagged as a time or not.

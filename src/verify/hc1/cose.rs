@@ -79,7 +79,7 @@ pub(super) fn envelope(message: &[u8]) -> Option<Envelope<'_>> {
     let mut parts = reader.array()?;
     let mut next = |reader: &mut Reader<'_>| reader.another(&mut parts);
     let protected = next(&mut reader)?.then(|| reader.bytes())??;
-    let unprotected = next(&mut reader)?.then(|| header(&mut reader))??;
+    let unprotected = next(&mut reader)?.then(|| header(&mut reader, Others::Refused))??;
     let payload = next(&mut reader)?.then(|| reader.bytes())??;
     let signature = next(&mut reader)?.then(|| reader.bytes())??;
     if next(&mut reader)? {
@@ -109,12 +109,21 @@ fn protected_header(bytes: &[u8]) -> Option<Header<'_>> {
         return Some(Header::default());
     }
     let mut reader = Reader::new(bytes);
-    let header = header(&mut reader)?;
+    let header = header(&mut reader, Others::PassedOver)?;
     reader.end()?;
     Some(header)
 }
 
-fn header<'a>(reader: &mut Reader<'a>) -> Option<Header<'a>> {
+/// What becomes of members that don't matter.
+#[derive(PartialEq, Eq)]
+enum Others {
+    /// What is signed may say more.
+    PassedOver,
+    /// Nothing may hide in the header that no signature covers.
+    Refused,
+}
+
+fn header<'a>(reader: &mut Reader<'a>, others: Others) -> Option<Header<'a>> {
     let mut header = Header::default();
     let mut pairs = reader.map()?;
     while reader.another(&mut pairs)? {
@@ -125,6 +134,7 @@ fn header<'a>(reader: &mut Reader<'a>) -> Option<Header<'a>> {
             Label::Number(HEADER_KID) if header.kid.is_none() => header.kid = Some(reader.bytes()?),
             // No second of a kind, and nothing that asks to be understood.
             Label::Number(HEADER_ALGORITHM | HEADER_KID | HEADER_CRITICAL) => return None,
+            _ if others == Others::Refused => return None,
             _ => reader.skip()?,
         }
     }
