@@ -365,3 +365,31 @@ fn read(path: &Path) -> Result<Vec<u8>, KeysError> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p384_signatures_become_the_shortest_der() {
+        let mut signature = [0; 96];
+        signature[47] = 1;
+        signature[48] = 0x80;
+        let der = p384_der(&signature).unwrap();
+        assert_eq!(der[..7], [0x30, 54, 2, 1, 1, 2, 49]);
+        assert_eq!((der[7..9].to_vec(), der.len()), (vec![0, 0x80], 56));
+        assert_eq!(p384_der(&[0; 96]).unwrap(), [0x30, 6, 2, 1, 0, 2, 1, 0]);
+        assert_eq!(p384_der(&[0xff; 96]).unwrap().len(), 2 + 2 * 51);
+        for length in [0, 48, 95, 97] {
+            assert_eq!(p384_der(&vec![1; length]), None, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_run_is_found_among_its_neighbours() {
+        let sorted = [1, 3, 3, 3, 7];
+        for (wanted, length) in [(0, 0), (1, 1), (2, 0), (3, 3), (7, 1), (8, 0)] {
+            assert_eq!(run(&sorted, |element| element.cmp(&wanted)), vec![wanted; length]);
+        }
+    }
+}
