@@ -8,7 +8,7 @@ mod health_support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ciborium::value::Value;
-use health_support::dgc::{Sample, pictures, samples, unhex, untagged};
+use health_support::dgc::{Sample, pictures, samples, seconds, unhex, untagged};
 use health_support::issuer::{Issuer, cbor, claims, code};
 use health_support::{keys, name};
 use scangate::decode::{Frame, FrameKind, Frames};
@@ -124,9 +124,8 @@ impl Checks<'_> {
         let message = self.sample.message()?;
         let issued = || {
             let claims = from_cbor(&self.sample.payload()?)?.into_map().ok()?;
-            let issued = claims.into_iter().find(|(key, _)| *key == Value::from(6))?.1;
-            let seconds = issued.as_float().or_else(|| issued.as_integer().map(|at| i128::from(at) as f64));
-            seconds.map(|seconds| UnixMillis((seconds * 1000.0) as i64))
+            let (_, issued) = claims.into_iter().find(|(key, _)| *key == Value::from(6))?;
+            seconds(&issued).map(|seconds| UnixMillis(seconds * 1000))
         };
         let now = self.sample.clock().or_else(issued).unwrap_or(NOW);
         Some(certificate_code(&code(&message), now, &self.sample.keys()))
@@ -138,8 +137,8 @@ impl Checks<'_> {
     }
 
     /// Whom the gateway reads in these claims (or this certificate), signed again.
-    fn read_again(&self, payload: Vec<u8>) -> Option<String> {
-        let certificate = inner(from_cbor(&payload)?);
+    fn read_again(&self, payload: &[u8]) -> Option<String> {
+        let certificate = inner(from_cbor(payload)?);
         let text = self.again.code(&claims(NOW_S, NOW_S + 60, certificate));
         certificate_code(&text, NOW, self.again_keys).ok().map(|verified| name(&verified).1.to_owned())
     }
@@ -182,21 +181,21 @@ impl Checks<'_> {
             "EXPECTEDDECODE" => {
                 let written = || from_cbor(&unhex(sample.cbor.as_deref()?)?).map(inner);
                 let payload = sample.payload().or_else(|| unhex(sample.cbor.as_deref()?))?;
-                let read = self.read_again(payload);
+                let read = self.read_again(&payload);
                 read.is_some() && read == written().or_else(json).as_ref().and_then(holder_of)
             }
             "EXPECTEDVALIDJSON" => {
                 let payload = sample.payload().or_else(|| unhex(sample.cbor.as_deref()?))?;
-                let read = self.read_again(payload);
+                let read = self.read_again(&payload);
                 read.is_some() && read == holder_of(&json()?)
             }
             "EXPECTEDSCHEMAVALIDATION" => {
                 let payload = sample.payload().or_else(|| unhex(sample.cbor.as_deref()?))?;
-                self.read_again(payload).is_some()
+                self.read_again(&payload).is_some()
             }
             // Both are about making codes: one is made from the JSON, and read.
             "EXPECTEDVALIDOBJECT" | "EXPECTEDENCODE" => {
-                let read = self.read_again(cbor(&json()?));
+                let read = self.read_again(&cbor(&json()?));
                 read.is_some() && read == holder_of(&json()?)
             }
             _ => return None,

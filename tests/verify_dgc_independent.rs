@@ -15,7 +15,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ciborium::value::Value;
 use coset::{AsCborValue, CoseSign1, iana};
-use health_support::dgc::{Sample, samples};
+use health_support::dgc::{Sample, samples, seconds};
 use health_support::issuer::code;
 use health_support::name;
 use p256::ecdsa::signature::Verifier as _;
@@ -75,15 +75,6 @@ fn base45(text: &str) -> Option<Vec<u8>> {
 
 fn member<'v>(map: &'v Value, key: &Value) -> Option<&'v Value> {
     map.as_map()?.iter().find(|(name, _)| name == key).map(|(_, value)| value)
-}
-
-fn seconds(value: &Value) -> Option<i64> {
-    match value {
-        Value::Integer(integer) => i64::try_from(*integer).ok(),
-        #[allow(clippy::cast_possible_truncation, reason = "test data")]
-        Value::Float(float) => Some(float.floor() as i64),
-        _ => None,
-    }
 }
 
 fn read(text: &str, signer: &Signer) -> Option<Read> {

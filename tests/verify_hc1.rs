@@ -7,7 +7,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use ciborium::value::Value;
 use coset::{CborSerializable, Header, HeaderBuilder, iana};
 use health_support::issuer::{ARCS, Issuer, OLD_ARCS, cbor, certificate, claims, code, members, numbered};
-use health_support::{keys, name, outcome, write};
+use health_support::{hex, keys, name, outcome, write};
 use scangate::payload::SignedForm;
 use scangate::scan::{Form, Outcome, Refusal, UnixMillis};
 use scangate::verify::{self, KeyStore, Keys, KeysError, Verified, hc1};
@@ -115,11 +115,9 @@ fn the_protected_kid_wins_and_an_unprotected_one_fills_in() {
     let keys = trusting(&[&issuer]);
     let payload = cbor(&claims(NOW_S, NOW_S + 60, certificate("v", UVCI)));
     let header = |kid: Option<&[u8]>, has_algorithm: bool| {
-        let mut header = Header::default();
-        header.key_id = kid.unwrap_or_default().to_vec();
-        header.alg =
-            has_algorithm.then_some(coset::RegisteredLabelWithPrivate::Assigned(iana::Algorithm::ES256));
-        header
+        let es256 = coset::RegisteredLabelWithPrivate::Assigned(iana::Algorithm::ES256);
+        let alg = has_algorithm.then_some(es256);
+        Header { alg, key_id: kid.unwrap_or_default().to_vec(), ..Header::default() }
     };
     let (right, wrong): (&[u8], &[u8]) = (&issuer.kid, &[7; 8]);
     for (protected, unprotected, expected) in [
@@ -255,7 +253,7 @@ fn nothing_that_is_not_a_packed_message_costs_more_than_a_refusal() {
     assert!(bomb.len() < 2048);
     let deep = code(&vec![0x81; hc1::COSE_BYTES_MAX]);
     for text in ["HC1:", "HC1:A", "HC1::::", "HC1:abc", "HC1:NCF", "hc1:NCF", &bomb, &deep] {
-        assert_eq!(outcome(read(text, &keys)), Some(Outcome::Unrecognized), "{:.20}", text);
+        assert_eq!(outcome(read(text, &keys)), Some(Outcome::Unrecognized), "{text:.20}");
     }
 }
 
@@ -283,7 +281,7 @@ fn unknown_and_revoked_keys_are_told_apart() {
     let (known, unknown) = (Issuer::new(), Issuer::new());
     assert_eq!(outcome(read(&good(&unknown), &trusting(&[&known]))), Some(Outcome::UnknownKey));
     assert_eq!(outcome(read(&good(&unknown), &trusting(&[]))), Some(Outcome::UnknownKey));
-    let kid: String = known.kid.iter().map(|byte| format!("{byte:02x}")).collect();
+    let kid = hex(&known.kid);
     let line = format!(r#"{{"kind":"kid","value":"{kid}","at":"2021-05-01T00:00:00Z"}}"#) + "\n";
     let keys = keys(&[("hc1/a.pem", &known.pem), ("revoked.ndjson", &line)]);
     assert_eq!(outcome(read(&good(&known), &keys)), Some(Outcome::Revoked));
@@ -299,10 +297,7 @@ fn a_code_is_revoked_by_any_of_the_three_hashes() {
             iana::Algorithm::ES256 => &message.signature[..32],
             _ => &message.signature,
         };
-        let hash = |bytes: &[u8]| {
-            let hash = digest(&SHA256, bytes);
-            hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-        };
+        let hash = |bytes: &[u8]| hex(&digest(&SHA256, bytes).as_ref()[..16]);
         let listed = |hash: &str| {
             let line = format!(r#"{{"kind":"dcc","value":"{hash}","at":"2021-05-01T00:00:00Z"}}"#) + "\n";
             let keys = keys(&[("hc1/a.pem", &issuer.pem), ("revoked.ndjson", &line)]);

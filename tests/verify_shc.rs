@@ -14,7 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
-use health_support::{keys, name, outcome, write};
+use health_support::{hex, keys, name, outcome, write};
 use scangate::payload::{self, Claim, SignedForm};
 use scangate::scan::{Form, Outcome, Refusal, UnixMillis};
 use scangate::verify::{self, Keys, KeysError, Verified};
@@ -264,8 +264,7 @@ fn keys_and_cards_can_be_revoked() {
     let text = issuer.card(&good());
     assert_eq!(outcome(read(&text, &with("kid", &issuer.kid))), Some(Outcome::Revoked));
     let hash = digest(&SHA256, format!("{ISSUER}#MKyCxh7p6uQ").as_bytes());
-    let hex: String = hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(outcome(read(&text, &with("dcc", &hex))), Some(Outcome::Revoked));
+    assert_eq!(outcome(read(&text, &with("dcc", &hex(&hash.as_ref()[..16])))), Some(Outcome::Revoked));
     assert!(read(&text, &with("kid", "another")).is_ok());
 }
 

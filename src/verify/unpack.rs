@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn a_bomb_costs_its_buffer() {
-        let bomb = zlib(&[0; 1 << 20]);
+        let bomb = zlib(&vec![0; 1 << 20]);
         assert!(bomb.len() < 2048);
         for limit in [0, 1, 8192] {
             assert_eq!(inflate(&bomb, Wrapper::Zlib, &mut vec![0; limit]), None);

@@ -9,6 +9,9 @@ use scangate::scan::UnixMillis;
 use scangate::verify::Keys;
 use serde::Deserialize;
 
+/// A vaccination of Austria's, ES256, 590 characters: as ordinary as they come.
+pub const AUSTRIAN: &str = "AT/2DCode/raw/1.json";
+
 /// One file of the test data.
 #[derive(Debug, Deserialize)]
 pub struct Sample {
@@ -113,6 +116,16 @@ pub fn untagged(value: Value) -> Value {
     match value {
         Value::Tag(_, inner) => untagged(*inner),
         other => other,
+    }
+}
+
+/// Whole seconds, of a time that may have a fraction.
+pub fn seconds(value: &Value) -> Option<i64> {
+    match value {
+        Value::Integer(integer) => i64::try_from(*integer).ok(),
+        #[allow(clippy::cast_possible_truncation, reason = "test data")]
+        Value::Float(float) => Some(float.floor() as i64),
+        _ => None,
     }
 }
 

@@ -115,7 +115,7 @@ fn protected_header(bytes: &[u8]) -> Option<Header<'_>> {
 }
 
 /// What becomes of members that don't matter.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Others {
     /// What is signed may say more.
     PassedOver,
