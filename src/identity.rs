@@ -8,6 +8,8 @@
 //! |---|---|
 //! | citizen number | the twelve digits |
 //! | PC-COVID QID | `qid:` and the eighteen digits, unless linked to a citizen's pseudonym |
+//! | health certificate (HC1) | `uvci:` and the UVCI without `URN:UVCI:`, in upper case |
+//! | SMART Health Card | `shc:`, issuer, `#`, and the card's `rid` or the hash of what was signed |
 //! | another person reference | `ref:` and the reference |
 //! | place poster | `place:`, host, `/`, slug |
 //! | another place reference | `place:` and the reference |
@@ -156,6 +158,9 @@ impl Identity {
             Holder::Cti(TokenKind::Place, cti) => Ok(ResolvedSubject::Place(self.place_of_cti(cti))),
             Holder::Cti(TokenKind::Device, _) => {
                 Err(Refusal::new(Outcome::WrongSubject, "the code stands for a device"))
+            }
+            Holder::Person { label, ref value } => {
+                Ok(ResolvedSubject::Person(Pseudonym(self.hmac(&[label, ":", value]))))
             }
         }
     }

@@ -372,6 +372,18 @@ pub fn explain(text: &str, now: UnixMillis, keys: &Keys) -> Explanation {
             }
             Err(refusal) => Some(refusal),
         },
+        Ok(Claim::Signed(form @ (SignedForm::Hc1(_) | SignedForm::Shc(_)))) => {
+            match verify::signed(form, now, keys) {
+                Ok(verified) => {
+                    // A card without an end says nothing of one.
+                    let until = Some(verified.validity.until_s).filter(|until_s| *until_s != i64::MAX);
+                    explanation.expires =
+                        until.map(|until_s| UnixMillis(until_s.saturating_mul(1000)).to_string());
+                    explanation.say("person", Trust::Proven)
+                }
+                Err(refusal) => Some(refusal),
+            }
+        }
         Err(refusal) => Some(refusal),
     };
     if let Some(refusal) = refused {

@@ -24,6 +24,7 @@ use scangate::scan::{
 use scangate::verify::{self, KeyStore, Pepper, Resolved, TokenCache};
 
 use crate::fixture::{self, NOW};
+use crate::health_support::{self, dgc};
 
 /// Rounds a stage; the cheapest counts.
 pub const ROUNDS: usize = 3;
@@ -152,7 +153,12 @@ fn payload() -> Vec<Stage> {
 }
 
 fn verify(dir: &Path) -> Result<Vec<Stage>> {
+    let certificate = dgc::sample(dgc::AUSTRIAN);
+    health_support::write(dir, "hc1/austria.pem", &certificate.pem());
+    let text = certificate.prefix.clone().context("the certificate's text")?;
+    let valid_at = certificate.clock().context("the certificate's clock")?;
     let store = Arc::new(KeyStore::open(dir)?);
+    ensure!(verify::hc1(&text, valid_at, &store.load()).is_ok(), "the certificate is refused");
     let identity = Identity::new(&Pepper::load(dir)?);
     let token: Arc<str> = fixture::person_token(dir, NOW)?.into();
     let verified = verify::signed(SignedForm::Sg1(&token), NOW, &store.load())
@@ -162,6 +168,7 @@ fn verify(dir: &Path) -> Result<Vec<Stage>> {
     let resolved = Resolved { subject, form: verified.form, validity: verified.validity };
     cache.insert(cache.key(&token), &store.load(), resolved);
     let (cold_store, cold_token) = (Arc::clone(&store), Arc::clone(&token));
+    let health_store = Arc::clone(&store);
     Ok(vec![
         stage("verify: token seen before", 200, move |_| {
             let keys = store.load();
@@ -171,6 +178,9 @@ fn verify(dir: &Path) -> Result<Vec<Stage>> {
         }),
         stage("verify: token never seen", 20, move |_| {
             verify::sg1(black_box(&cold_token), NOW, &cold_store.load()).is_ok()
+        }),
+        stage("verify: health certificate never seen", 20, move |_| {
+            verify::hc1(black_box(&text), valid_at, &health_store.load()).is_ok()
         }),
     ])
 }

@@ -7,6 +7,8 @@
 //! A new format is one file beside these and one row in [`FORMATS`].
 
 mod sg1;
+mod hc1;
+mod shc;
 mod pc_covid_place;
 mod payment;
 mod qrqg;
@@ -14,8 +16,10 @@ mod cccd;
 mod unaccepted;
 mod text;
 
+pub use hc1::PREFIX as HC1_PREFIX;
 pub use pc_covid_place::{PlaceRef, place_reference};
 pub use sg1::{PREFIX as SG1_PREFIX, SG1_BYTES_MAX};
+pub use shc::PREFIX as SHC_PREFIX;
 
 use crate::scan::{Form, Outcome, Refusal};
 
@@ -39,13 +43,17 @@ pub enum Claim<'a> {
 pub enum SignedForm<'a> {
     /// scangate's own token, prefix included.
     Sg1(&'a str),
+    /// An EU Digital COVID Certificate, prefix included.
+    Hc1(&'a str),
+    /// A SMART Health Card, prefix included: pairs of digits after it.
+    Shc(&'a str),
 }
 
 impl<'a> SignedForm<'a> {
     /// The whole payload, prefix included: what a cache of verified codes is keyed by.
     pub const fn text(self) -> &'a str {
         match self {
-            Self::Sg1(text) => text,
+            Self::Sg1(text) | Self::Hc1(text) | Self::Shc(text) => text,
         }
     }
 }
@@ -107,8 +115,8 @@ pub struct Format {
 /// The known formats in sniffing order: the first whose shape matches decides.
 pub const FORMATS: &[Format] = &[
     sg1::FORMAT,
-    unaccepted::HC1,
-    unaccepted::SHC,
+    hc1::FORMAT,
+    shc::FORMAT,
     pc_covid_place::FORMAT,
     unaccepted::NHS,
     unaccepted::NZ,

@@ -6,17 +6,6 @@ use super::text::{fields, is_digits};
 use super::{Claim, Format};
 use crate::scan::{Outcome, Refusal};
 
-/// EU Digital COVID Certificate, Vietnam's vaccine passport.
-pub(super) const HC1: Format = Format {
-    name: "hc1",
-    sniff: |text| text.starts_with("HC1:"),
-    parse: |_| unaccepted("health certificates (HC1) are not accepted by this gateway"),
-};
-
-/// SMART Health Card.
-pub(super) const SHC: Format =
-    Format { name: "shc", sniff: |text| text.starts_with("shc:/"), parse: smart_health_card };
-
 /// NHS place poster.
 pub(super) const NHS: Format = Format {
     name: "nhs_place",
@@ -49,21 +38,6 @@ const fn unaccepted(detail: &'static str) -> Result<Claim<'static>, Refusal> {
     Err(Refusal::new(Outcome::Unrecognized, detail))
 }
 
-/// `shc:/i/N/…` is chunk i of N; a whole card is digits alone.
-fn smart_health_card(text: &str) -> Result<Claim<'_>, Refusal> {
-    let mut parts = text.strip_prefix("shc:/").unwrap_or_default().splitn(3, '/');
-    let is_number = |part: Option<&str>| {
-        part.is_some_and(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
-    };
-    if is_number(parts.next()) && is_number(parts.next()) && parts.next().is_some() {
-        return Err(Refusal::new(
-            Outcome::ChunkedCode,
-            "this is one chunk of a SMART Health Card; a card in several codes is not read",
-        ));
-    }
-    unaccepted("SMART Health Cards are not accepted by this gateway")
-}
-
 /// Several fields, the first of ten digits, or of two letters and thirteen digits.
 fn health_insurance_card(text: &str) -> bool {
     let ([code], count) = fields::<1>(text);
@@ -81,10 +55,6 @@ mod tests {
     #[test]
     fn each_is_named_and_refused() {
         for (text, name, outcome, word) in [
-            ("HC1:6BFOXN*TS0BI", "hc1", Outcome::Unrecognized, "HC1"),
-            ("shc:/5676290952432060346029", "shc", Outcome::Unrecognized, "SMART Health Card"),
-            ("shc:/1/2/567629095243", "shc", Outcome::ChunkedCode, "chunk"),
-            ("shc:/1/2", "shc", Outcome::Unrecognized, "SMART Health Card"),
             ("UKC19TRACING:1:eyJ", "nhs_place", Outcome::Unrecognized, "NHS"),
             ("NZCOVIDTRACER:eyJ", "nz_place", Outcome::Unrecognized, "NZ"),
             ("https://e.coronawarn.app?v=1#CAES", "cwa_place", Outcome::Unrecognized, "Corona-Warn"),

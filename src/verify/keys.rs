@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 use super::keyfile::{self, KeyFile, Secret};
 use super::revocations::Revocations;
 use super::sg1::TokenKind;
+use super::trust::{Hc1Key, ShcKey, Trust};
 use crate::scan::App;
 
 /// Why keys could not be read or written. No variant carries a key file's content.
@@ -50,6 +51,16 @@ pub enum KeysError {
         path: PathBuf,
         /// The member.
         field: &'static str,
+    },
+    /// A certificate of an issuer of health certificates can't be used.
+    #[error("{path}: certificate {number} {problem}")]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Which one in the file, from 1.
+        number: usize,
+        /// Why, as the rest of a sentence.
+        problem: &'static str,
     },
     /// Two key files carry one key id.
     #[error("{path}: key id `{kid}` is already used by another file")]
@@ -289,6 +300,7 @@ pub struct Keys {
     fingerprint: [u8; 32],
     sg1: Vec<(Kid, Sg1Key)>,
     issuers: Vec<IssuerKey>,
+    trust: Trust,
     revocations: Revocations,
     dev: bool,
 }
@@ -299,6 +311,7 @@ impl fmt::Debug for Keys {
             .field("generation", &self.generation)
             .field("sg1", &self.sg1.len())
             .field("issuers", &self.issuers.len())
+            .field("trusted", &self.trust.counts())
             .field("dev", &self.dev)
             .finish_non_exhaustive()
     }
@@ -315,6 +328,7 @@ impl Keys {
             fingerprint: [0; 32],
             sg1: Vec::new(),
             issuers: Vec::new(),
+            trust: Trust::load(&keyfile::keys_dir(data_dir), &revocations, &mut hash)?,
             revocations,
             dev: has_dev_pepper(data_dir)?,
         };
@@ -390,6 +404,21 @@ impl Keys {
     /// The key with this id that an app signs device tokens with.
     pub fn issuer(&self, app: App, kid: &str) -> Option<&IssuerKey> {
         self.issuers.iter().find(|key| key.app == app && key.kid == kid)
+    }
+
+    /// The keys with this id that health certificates (HC1) are signed with.
+    pub fn hc1_keys(&self, kid: [u8; 8]) -> &[Hc1Key] {
+        self.trust.hc1(kid)
+    }
+
+    /// The keys with this id that SMART Health Cards are signed with.
+    pub fn shc_keys(&self, kid: &str) -> &[ShcKey] {
+        self.trust.shc(kid)
+    }
+
+    /// Whether a health certificate's or card's hash is revoked.
+    pub fn is_dcc_revoked(&self, hash: &[u8; 16]) -> bool {
+        self.revocations.dcc(hash)
     }
 
     /// Whether tokens with this cti issued at `issued_at_s` are revoked.

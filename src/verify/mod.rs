@@ -4,16 +4,23 @@
 mod cbor;
 mod keyfile;
 mod revocations;
+mod trust;
+mod unpack;
 pub mod cache;
 pub mod keys;
 pub mod manage;
 pub mod sg1;
+pub mod hc1;
+pub mod shc;
 
 pub use cache::{Resolved, ResolvedSubject, TokenCache};
+pub use hc1::hc1;
 pub(crate) use keyfile::hex;
 pub use keys::{DeviceAlgorithm, IssuerKey, KeyStore, Keys, KeysError, Kid, Pepper, Sg1Key};
 pub use revocations::Revocation;
 pub use sg1::{TokenKind, sg1};
+pub use shc::shc;
+pub use trust::{Hc1Key, ShcKey};
 
 use crate::payload::SignedForm;
 use crate::scan::{Form, Outcome, Refusal, UnixMillis};
@@ -34,6 +41,13 @@ pub struct Verified {
 pub enum Holder {
     /// The cti of one of scangate's own tokens, and what kind it is of.
     Cti(TokenKind, [u8; 16]),
+    /// A person by another issuer's name, and the label that keeps the issuers' names apart.
+    Person {
+        /// `uvci` or `shc`.
+        label: &'static str,
+        /// The name.
+        value: String,
+    },
 }
 
 /// Shows the kind only: the value leads to a person.
@@ -41,6 +55,7 @@ impl std::fmt::Debug for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Cti(kind, _) => write!(f, "Cti({}, ..)", kind.name()),
+            Self::Person { label, .. } => write!(f, "Person({label}, ..)"),
         }
     }
 }
@@ -79,6 +94,8 @@ impl Validity {
 pub fn signed(form: SignedForm<'_>, now: UnixMillis, keys: &Keys) -> Result<Verified, Refusal> {
     match form {
         SignedForm::Sg1(text) => sg1(text, now, keys).map(Verified::from),
+        SignedForm::Hc1(text) => hc1(text, now, keys),
+        SignedForm::Shc(text) => shc(text, now, keys),
     }
 }
 
