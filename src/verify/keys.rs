@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::keyfile::{self, KeyFile, Secret};
+use super::nhs::NhsKey;
 use super::revocations::Revocations;
 use super::sg1::TokenKind;
 use crate::scan::App;
@@ -289,6 +290,7 @@ pub struct Keys {
     fingerprint: [u8; 32],
     sg1: Vec<(Kid, Sg1Key)>,
     issuers: Vec<IssuerKey>,
+    nhs: Vec<NhsKey>,
     revocations: Revocations,
     dev: bool,
 }
@@ -315,6 +317,7 @@ impl Keys {
             fingerprint: [0; 32],
             sg1: Vec::new(),
             issuers: Vec::new(),
+            nhs: Vec::new(),
             revocations,
             dev: has_dev_pepper(data_dir)?,
         };
@@ -324,6 +327,10 @@ impl Keys {
         }
         for (path, file) in keyfile::read_dir(&keyfile::devices_dir(data_dir))? {
             keys.add_issuer(&path, &file)?;
+            fingerprint(&mut hash, &path, &file);
+        }
+        for (path, file) in keyfile::read_dir(&keyfile::nhs_dir(data_dir))? {
+            keys.add_nhs(&path, &file)?;
             fingerprint(&mut hash, &path, &file);
         }
         keys.fingerprint = hash.finish().as_ref().first_chunk().copied().unwrap_or_default();
@@ -382,6 +389,14 @@ impl Keys {
         Ok(())
     }
 
+    fn add_nhs(&mut self, path: &Path, file: &KeyFile) -> Result<(), KeysError> {
+        if self.nhs_key(&file.kid).is_some() {
+            return Err(KeysError::DuplicateKid { path: path.to_owned(), kid: file.kid.clone() });
+        }
+        self.nhs.push(NhsKey::read(path, file, self.revocations.kid(&file.kid))?);
+        Ok(())
+    }
+
     /// The SG1 key with this id. There are few: a scan of them beats a hash.
     pub fn sg1_key(&self, kid: Kid) -> Option<&Sg1Key> {
         self.sg1.iter().find_map(|(id, key)| (*id == kid).then_some(key))
@@ -390,6 +405,11 @@ impl Keys {
     /// The key with this id that an app signs device tokens with.
     pub fn issuer(&self, app: App, kid: &str) -> Option<&IssuerKey> {
         self.issuers.iter().find(|key| key.app == app && key.kid == kid)
+    }
+
+    /// The key with this id that NHS place posters are signed with.
+    pub fn nhs_key(&self, kid: &str) -> Option<&NhsKey> {
+        self.nhs.iter().find(|key| key.kid == kid)
     }
 
     /// Whether tokens with this cti issued at `issued_at_s` are revoked.

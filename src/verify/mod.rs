@@ -7,11 +7,13 @@ mod revocations;
 pub mod cache;
 pub mod keys;
 pub mod manage;
+pub mod nhs;
 pub mod sg1;
 
 pub use cache::{Resolved, ResolvedSubject, TokenCache};
 pub(crate) use keyfile::hex;
 pub use keys::{DeviceAlgorithm, IssuerKey, KeyStore, Keys, KeysError, Kid, Pepper, Sg1Key};
+pub use nhs::{NhsKey, nhs};
 pub use revocations::Revocation;
 pub use sg1::{TokenKind, sg1};
 
@@ -34,6 +36,8 @@ pub struct Verified {
 pub enum Holder {
     /// The cti of one of scangate's own tokens, and what kind it is of.
     Cti(TokenKind, [u8; 16]),
+    /// The id of a venue with the NHS.
+    NhsVenue(String),
 }
 
 /// Shows the kind only: the value leads to a person.
@@ -41,6 +45,7 @@ impl std::fmt::Debug for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Cti(kind, _) => write!(f, "Cti({}, ..)", kind.name()),
+            Self::NhsVenue(_) => f.write_str("NhsVenue(..)"),
         }
     }
 }
@@ -55,6 +60,9 @@ pub struct Validity {
 }
 
 impl Validity {
+    /// For codes that neither begin nor end.
+    pub const ALWAYS: Self = Self { from_s: i64::MIN, until_s: i64::MAX };
+
     /// Whether `now` lies within.
     ///
     /// # Errors
@@ -79,6 +87,7 @@ impl Validity {
 pub fn signed(form: SignedForm<'_>, now: UnixMillis, keys: &Keys) -> Result<Verified, Refusal> {
     match form {
         SignedForm::Sg1(text) => sg1(text, now, keys).map(Verified::from),
+        SignedForm::Nhs(text) => nhs(text, keys),
     }
 }
 
