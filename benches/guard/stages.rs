@@ -143,12 +143,26 @@ fn request(dir: &Path) -> Result<Vec<Stage>> {
 const CCCD: &str =
     "001090123456|012345678|NGUYEN VAN A|01011990|Nam|12 Phố Huế, Hai Bà Trưng, Hà Nội|15042021";
 
+const BHYT: &str = "0123456789|4e677579656e2056616e2041|01/01/1990|1|-|01 - 001|01/04/2021|-|15/03/2021|\
+                    01010123456789|-|4|01/10/2026|0123456789abcdef-1202|4|48e1bb93|$";
+
+const NZ_POSTER: &str = "NZCOVIDTRACER:eyJnbG4iOiI5NDI5MzAwMDAwMDA3IiwidmVyIjoiYzE5OjEiLCJ0eXAiOiJlbnRyeSIsIm9wbiI6Ik\
+                         NhZsOpIiwiYWRyIjoiMSBSb2FkXG5Ub3duIn0=";
+
+/// The example in the format's specification.
+const CWA_POSTER: &str = "https://e.coronawarn.app?v=1#CAESEwgBEgdGcmlzZXVyGgZCZXJsaW4adggBEmCDAszMTXne1DAA5_YxmhRdd_N\
+                          ZN2VKl9L32Jl9-ZybE4b2eNIrhFOKYU4XAOHq3RPLDxdHTW6ANiO24rCOO4rj06HzcVZy3pel58-L1KSPG-_PneL2B\
+                          oyZQRz3qlu2hoAaEATXwzyyIshzBHREtsdmc6kiBggBEAUYeA";
+
 fn payload() -> Vec<Stage> {
     let parse = |name, text: &'static str| stage(name, 200, move |_| payload::parse(black_box(text)).is_ok());
     vec![
         parse("payload: cccd", CCCD),
         parse("payload: qrqg", "001093029317|NGUYEN VAN A|1987-01-18|0|162979388586171100|<1<00<0123232422"),
         parse("payload: pc-covid poster", fixture::PLACE),
+        parse("payload: bhyt", BHYT),
+        parse("payload: nz poster", NZ_POSTER),
+        parse("payload: corona-warn-app poster", CWA_POSTER),
     ]
 }
 

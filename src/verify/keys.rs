@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::keyfile::{self, KeyFile, Secret};
+use super::nhs::NhsKey;
 use super::revocations::Revocations;
 use super::sg1::TokenKind;
 use super::trust::{Hc1Key, ShcKey, Trust};
@@ -301,6 +302,7 @@ pub struct Keys {
     sg1: Vec<(Kid, Sg1Key)>,
     issuers: Vec<IssuerKey>,
     trust: Trust,
+    nhs: Vec<NhsKey>,
     revocations: Revocations,
     dev: bool,
 }
@@ -329,6 +331,7 @@ impl Keys {
             sg1: Vec::new(),
             issuers: Vec::new(),
             trust: Trust::load(&keyfile::keys_dir(data_dir), &revocations, &mut hash)?,
+            nhs: Vec::new(),
             revocations,
             dev: has_dev_pepper(data_dir)?,
         };
@@ -338,6 +341,10 @@ impl Keys {
         }
         for (path, file) in keyfile::read_dir(&keyfile::devices_dir(data_dir))? {
             keys.add_issuer(&path, &file)?;
+            fingerprint(&mut hash, &path, &file);
+        }
+        for (path, file) in keyfile::read_dir(&keyfile::nhs_dir(data_dir))? {
+            keys.add_nhs(&path, &file)?;
             fingerprint(&mut hash, &path, &file);
         }
         keys.fingerprint = hash.finish().as_ref().first_chunk().copied().unwrap_or_default();
@@ -396,6 +403,14 @@ impl Keys {
         Ok(())
     }
 
+    fn add_nhs(&mut self, path: &Path, file: &KeyFile) -> Result<(), KeysError> {
+        if self.nhs_key(&file.kid).is_some() {
+            return Err(KeysError::DuplicateKid { path: path.to_owned(), kid: file.kid.clone() });
+        }
+        self.nhs.push(NhsKey::read(path, file, self.revocations.kid(&file.kid))?);
+        Ok(())
+    }
+
     /// The SG1 key with this id. There are few: a scan of them beats a hash.
     pub fn sg1_key(&self, kid: Kid) -> Option<&Sg1Key> {
         self.sg1.iter().find_map(|(id, key)| (*id == kid).then_some(key))
@@ -419,6 +434,11 @@ impl Keys {
     /// Whether a health certificate's or card's hash is revoked.
     pub fn is_dcc_revoked(&self, hash: &[u8; 16]) -> bool {
         self.revocations.dcc(hash)
+    }
+
+    /// The key with this id that NHS place posters are signed with.
+    pub fn nhs_key(&self, kid: &str) -> Option<&NhsKey> {
+        self.nhs.iter().find(|key| key.kid == kid)
     }
 
     /// Whether tokens with this cti issued at `issued_at_s` are revoked.

@@ -9,6 +9,7 @@ mod unpack;
 pub mod cache;
 pub mod keys;
 pub mod manage;
+pub mod nhs;
 pub mod sg1;
 pub mod hc1;
 pub mod shc;
@@ -17,6 +18,7 @@ pub use cache::{Resolved, ResolvedSubject, TokenCache};
 pub use hc1::hc1;
 pub(crate) use keyfile::hex;
 pub use keys::{DeviceAlgorithm, IssuerKey, KeyStore, Keys, KeysError, Kid, Pepper, Sg1Key};
+pub use nhs::{NhsKey, nhs};
 pub use revocations::Revocation;
 pub use sg1::{TokenKind, sg1};
 pub use shc::shc;
@@ -48,6 +50,8 @@ pub enum Holder {
         /// The name.
         value: String,
     },
+    /// The id of a venue with the NHS.
+    NhsVenue(String),
 }
 
 /// Shows the kind only: the value leads to a person.
@@ -56,6 +60,7 @@ impl std::fmt::Debug for Holder {
         match self {
             Self::Cti(kind, _) => write!(f, "Cti({}, ..)", kind.name()),
             Self::Person { label, .. } => write!(f, "Person({label}, ..)"),
+            Self::NhsVenue(_) => f.write_str("NhsVenue(..)"),
         }
     }
 }
@@ -70,6 +75,9 @@ pub struct Validity {
 }
 
 impl Validity {
+    /// For codes that neither begin nor end.
+    pub const ALWAYS: Self = Self { from_s: i64::MIN, until_s: i64::MAX };
+
     /// Whether `now` lies within.
     ///
     /// # Errors
@@ -96,6 +104,7 @@ pub fn signed(form: SignedForm<'_>, now: UnixMillis, keys: &Keys) -> Result<Veri
         SignedForm::Sg1(text) => sg1(text, now, keys).map(Verified::from),
         SignedForm::Hc1(text) => hc1(text, now, keys),
         SignedForm::Shc(text) => shc(text, now, keys),
+        SignedForm::Nhs(text) => nhs(text, keys),
     }
 }
 

@@ -51,7 +51,7 @@ impl Issuer {
     fn of(key: &KeyPair, signer: Signer, usages: Usages<'_>) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.not_before = rcgen::date_time_ymd(2021, 1, 1);
-        params.not_after = rcgen::date_time_ymd(2022, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2121, 1, 1);
         params.distinguished_name.push(DnType::CountryName, "VN");
         params.extended_key_usages =
             usages.iter().map(|arcs| ExtendedKeyUsagePurpose::Other(arcs.to_vec())).collect();
