@@ -4,6 +4,8 @@
 mod api_support;
 mod health_support;
 
+use std::path::Path;
+
 use api_support::{Server, request};
 use health_support::dgc;
 use health_support::issuer::{Issuer, certificate, claims};
@@ -43,9 +45,29 @@ fn a_health_certificate_is_recorded_once_its_issuer_is_known() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(answer.json::<Duplicate>().original.checkin, recorded.checkin);
 
+    for needle in
+        ["10807843F94AEE0EE5093FBC254BD813", "10807843f94aee0ee5093fbc254bd813", "MUSTERFRAU", &code[4..]]
+    {
+        assert_eq!(files_with(&server.data(), needle.as_bytes()), [""; 0], "{needle:.20}");
+    }
+
     // A person's phone scans places.
     let problem = server.scan(&server.person_device("001090123456"), "phone", &code).problem();
     assert_eq!(problem.outcome, "wrong_subject");
+}
+
+/// The files under a directory that hold these bytes.
+fn files_with(directory: &Path, needle: &[u8]) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files_with(&path, needle));
+        } else if memchr::memmem::find(&std::fs::read(&path).unwrap(), needle).is_some() {
+            found.push(path.display().to_string());
+        }
+    }
+    found
 }
 
 #[test]

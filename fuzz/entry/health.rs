@@ -180,5 +180,6 @@ fn jws(payload: &[u8]) -> String {
 
 /// Each character less 45, where it is one that has such a pair.
 fn digits(jws: &[u8]) -> String {
-    jws.iter().filter_map(|byte| byte.checked_sub(45)).map(|pair| format!("{:02}", pair % 100)).collect()
+    let pairs = jws.iter().filter_map(|byte| byte.checked_sub(45)).map(|pair| pair % 100);
+    pairs.flat_map(|pair| [pair / 10, pair % 10]).map(|digit| char::from(b'0' + digit)).collect()
 }
