@@ -1,5 +1,10 @@
 //! What the fuzz targets do with their bytes; the test suite feeds the seeds to the same functions.
 
+#[path = "entry/health.rs"]
+mod health;
+
+pub use health::{hc1, shc};
+
 use scangate::decode::cascade::{self, Decoder, Stage};
 use scangate::decode::image::{self, Limits, Luma};
 use scangate::decode::{FrameKind, order};

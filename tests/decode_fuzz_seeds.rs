@@ -45,6 +45,16 @@ fn cascade_seeds() {
     feed("cascade", entry::cascade, 40);
 }
 
+#[test]
+fn health_certificate_seeds() {
+    feed("hc1", entry::hc1, 400);
+}
+
+#[test]
+fn health_card_seeds() {
+    feed("shc", entry::shc, 400);
+}
+
 /// Writes the seeds; run by hand after the formats of the targets change:
 /// `SCANGATE_WRITE_SEEDS=1 cargo test --test decode_fuzz_seeds write_seeds`.
 #[test]

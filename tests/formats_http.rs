@@ -190,7 +190,7 @@ fn sg1_rows(data: &Path, now: UnixMillis) -> Vec<Row> {
 }
 
 fn hc1_rows(data: &Path, now_s: i64) -> Vec<Row> {
-    let (issuer, other) = (Issuer::new(), Issuer::new());
+    let (issuer, other) = (Issuer::lasting(), Issuer::lasting());
     let rsa = Issuer::rsa(rcgen::RsaKeySize::_2048);
     write(data, "hc1/vn.pem", &format!("{}{}", issuer.pem, rsa.pem));
     let vaccination = |by: &Issuer, identifier: &str, (issued_s, expires_s): (i64, i64)| {

@@ -249,6 +249,19 @@ fn a_payload_that_cannot_be_read_is_refused_after_its_signature() {
         assert_eq!(sign(payload), Some(Outcome::Unrecognized), "{payload:.40x?}");
     }
     assert_eq!(sign(&packed), None);
+    for (rid, expected) in [
+        (json!("A-_9"), None),
+        (json!("A".repeat(24)), None),
+        (Value::Null, None),
+        (json!("A".repeat(25)), Some(Outcome::Unrecognized)),
+        (json!(""), Some(Outcome::Unrecognized)),
+        (json!("a#b"), Some(Outcome::Unrecognized)),
+        (json!(7), Some(Outcome::Unrecognized)),
+    ] {
+        let mut card = good();
+        card["vc"]["rid"] = rid;
+        assert_eq!(outcome(read(&issuer.card(&card), &keys)), expected, "{card}");
+    }
     for text in ["shc:/99", "shc:/00", "shc:/000100010001"] {
         assert_eq!(outcome(read(text, &keys)), Some(Outcome::Unrecognized), "{text}");
     }
@@ -292,6 +305,8 @@ fn files_of_issuers_are_read_whole_or_refused_by_name() {
         (with("kid", json!("mine")), "kid"),
         (url("http://example.org"), "issuer"),
         (url("https://example.org/"), "issuer"),
+        (url("https://example.org#a"), "issuer"),
+        (url(&format!("https://{}", "a".repeat(2048))), "issuer"),
         (json!({ "issuer": ISSUER, "keys": [] }), "keys"),
     ] {
         let error = refused(&content);

@@ -73,7 +73,8 @@ struct Credential<'a> {
 pub fn shc(text: &str, now: UnixMillis, keys: &Keys) -> Result<Verified, Refusal> {
     let jws = jws(text).ok_or(DIGITS)?;
     let (signing_input, signature) = jws.rsplit_once('.').ok_or(JWS)?;
-    let (header, payload) = signing_input.split_once('.').ok_or(JWS)?;
+    let (header, payload) =
+        signing_input.split_once('.').filter(|(_, payload)| !payload.contains('.')).ok_or(JWS)?;
     let mut buffer = [0; HEADER_BYTES_MAX];
     let header = decoded_header(header, &mut buffer).ok_or(HEADER)?;
     let mut bytes = [0; 64];
@@ -115,6 +116,7 @@ fn verified(
     let validity = Validity { from_s, until_s: card.exp.map_or(i64::MAX, seconds) };
     validity.check(now)?;
     let value = match card.vc.rid.as_deref() {
+        Some(rid) if !is_revocation_id(rid) => return Err(PAYLOAD),
         Some(rid) => format!("{}#{rid}", card.iss),
         None => format!("{}#{}", card.iss, hex(signed)),
     };
@@ -143,6 +145,12 @@ const ISSUER: Refusal =
     Refusal::new(Outcome::UnknownKey, "the SMART Health Card names another issuer than its key's");
 const SIGNATURE: Refusal =
     Refusal::new(Outcome::BadSignature, "the SMART Health Card's signature does not verify");
+
+/// At most 24 characters of base64url, as the specification has it: so no `rid` passes for a hash.
+fn is_revocation_id(rid: &str) -> bool {
+    let is_base64url = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    (1..=24).contains(&rid.len()) && rid.bytes().all(is_base64url)
+}
 
 /// The characters that the pairs of digits stand for.
 fn jws(text: &str) -> Option<String> {

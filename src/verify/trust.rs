@@ -41,6 +41,9 @@ const TRUST_FILES_MAX: usize = 1024;
 /// The most keys of one kind. The EU's list has had a few hundred.
 const TRUST_KEYS_MAX: usize = 16_384;
 
+/// The longest URL of an issuer of cards, in bytes.
+const ISSUER_BYTES_MAX: usize = 2048;
+
 /// RSA moduli that are accepted, in bits. Longer ones are no safer here and cost each forged code more.
 const RSA_BITS: RangeInclusive<usize> = 2048..=4096;
 
@@ -289,7 +292,10 @@ struct Jwk {
 fn key_set(path: &Path, bytes: &[u8], keys: &mut Vec<ShcKey>) -> Result<(), KeysError> {
     let invalid = |field| KeysError::Invalid { path: path.to_owned(), field };
     let set: KeySet = keyfile::parse(path, bytes)?;
-    if !set.issuer.starts_with("https://") || set.issuer.ends_with('/') || set.issuer.len() > 2048 {
+    // Holders are named by the issuer, `#` and more.
+    let is_url =
+        set.issuer.starts_with("https://") && !set.issuer.ends_with('/') && !set.issuer.contains('#');
+    if !is_url || set.issuer.len() > ISSUER_BYTES_MAX {
         return Err(invalid("issuer"));
     }
     if set.keys.is_empty() {

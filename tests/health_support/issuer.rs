@@ -34,24 +34,33 @@ impl Issuer {
         Self::with_usages(&[])
     }
 
-    /// ES256, with these extended key usages.
-    pub fn with_usages(usages: Usages<'_>) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key.serialize_der()).unwrap();
-        Self::of(&key, Signer::Es256(pair), usages)
+    /// ES256, for all kinds of entries, until long after today.
+    pub fn lasting() -> Self {
+        Self::es256(&[], 2100)
     }
 
-    /// PS256.
+    /// ES256, with these extended key usages.
+    pub fn with_usages(usages: Usages<'_>) -> Self {
+        Self::es256(usages, 2022)
+    }
+
+    fn es256(usages: Usages<'_>, ends: i32) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key.serialize_der()).unwrap();
+        Self::of(&key, Signer::Es256(pair), usages, ends)
+    }
+
+    /// PS256, until long after today.
     pub fn rsa(size: rcgen::RsaKeySize) -> Self {
         let key = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, size).unwrap();
         let pair = RsaKeyPair::from_pkcs8(&key.serialize_der()).unwrap();
-        Self::of(&key, Signer::Ps256(Box::new(pair)), &[])
+        Self::of(&key, Signer::Ps256(Box::new(pair)), &[], 2100)
     }
 
-    fn of(key: &KeyPair, signer: Signer, usages: Usages<'_>) -> Self {
+    fn of(key: &KeyPair, signer: Signer, usages: Usages<'_>, ends: i32) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.not_before = rcgen::date_time_ymd(2021, 1, 1);
-        params.not_after = rcgen::date_time_ymd(2121, 1, 1);
+        params.not_after = rcgen::date_time_ymd(ends, 1, 1);
         params.distinguished_name.push(DnType::CountryName, "VN");
         params.extended_key_usages =
             usages.iter().map(|arcs| ExtendedKeyUsagePurpose::Other(arcs.to_vec())).collect();

@@ -1,6 +1,6 @@
-//! A reader for any well-formed CBOR (RFC 8949) that a health certificate may be written in: issuers use
-//! longer heads than needed, indefinite lengths, tags and floating-point times, so that the strict reader of
-//! SG1 tokens refuses a tenth of the certificates in the public test set.
+//! A reader for any well-formed CBOR (RFC 8949) that a health certificate may be written in. Nothing asks its
+//! issuer for the deterministic encoding that the reader of SG1 tokens insists on: in the public test set
+//! one message in twenty has floating-point times, tagged dates, nulls or a second tag.
 //!
 //! It borrows and allocates nothing, whatever lengths are declared; every item read takes a byte at least,
 //! so that time is linear in the input; and nesting is bounded. Strings must be in one piece: no issuer is

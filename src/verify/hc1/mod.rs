@@ -25,7 +25,7 @@ mod cose;
 
 use aws_lc_rs::digest;
 
-use crate::payload::HC1_PREFIX;
+use crate::payload::{HC1_PREFIX, PAYLOAD_BYTES_MAX};
 use crate::scan::{Form, Outcome, Refusal, UnixMillis};
 
 pub(super) use self::cose::Algorithm;
@@ -112,7 +112,8 @@ pub fn hc1(text: &str, now: UnixMillis, keys: &Keys) -> Result<Verified, Refusal
 /// # Errors
 /// It isn't `HC1:` and base45.
 pub fn packed(text: &str) -> Result<Vec<u8>, Refusal> {
-    text.strip_prefix(HC1_PREFIX).and_then(unpack::base45).ok_or(BASE45)
+    let body = text.strip_prefix(HC1_PREFIX).filter(|_| text.len() <= PAYLOAD_BYTES_MAX);
+    body.and_then(unpack::base45).ok_or(BASE45)
 }
 
 /// The COSE message behind the compressed bytes.
