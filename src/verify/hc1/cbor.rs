@@ -55,7 +55,11 @@ impl<'a> Reader<'a> {
 
     /// The tag that stands here, if one does.
     pub(super) fn tag(&mut self) -> Option<u64> {
-        if self.rest.first()? >> 5 == TAG { self.head()?.value } else { None }
+        let mut ahead = Self { rest: self.rest };
+        // What is no tag, or none that can be read, is left for whoever reads on.
+        let tag = ahead.head().filter(|head| head.major == TAG)?.value?;
+        self.rest = ahead.rest;
+        Some(tag)
     }
 
     /// Passes over a null or undefined, if one stands here.
@@ -255,6 +259,9 @@ mod tests {
             assert_eq!(Reader::new(bytes).text(), None, "{bytes:x?}");
         }
         assert_eq!(Reader::new(&[0x7f, 0x61, b'a', 0xff]).skip(), Some(()));
+        // A tag whose number can't be read is no tag, and isn't passed over either.
+        let mut reader = Reader::new(&[0xdc, 0x80]);
+        assert!(reader.tag().is_none() && reader.array().is_none());
     }
 
     #[test]
