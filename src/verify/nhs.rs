@@ -185,6 +185,9 @@ mod tests {
             assert_eq!(verified.holder, Holder::NhsVenue("4WT59M5Y".to_owned()));
             assert_eq!((verified.form, verified.validity.check(now)), (Form::NhsPlace, Ok(())));
             assert!(!format!("{verified:?}").contains("4WT59M5Y"));
+            let told = crate::issue::explain(&text, now, &store.load());
+            assert_eq!((told.subject, told.trust), (Some("place"), Some("proven")));
+            assert_eq!((told.outcome, told.expires, told.cti), ("accepted", None, None));
         }
     }
 
