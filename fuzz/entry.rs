@@ -2,19 +2,44 @@
 
 #[path = "entry/health.rs"]
 mod health;
-
-pub use health::{hc1, shc};
+#[path = "entry/journal.rs"]
+mod journal;
+#[path = "entry/payload.rs"]
+mod payload;
+#[path = "entry/request.rs"]
+mod request;
+#[path = "entry/signed.rs"]
+mod signed;
 
 use scangate::decode::cascade::{self, Decoder, Stage};
 use scangate::decode::image::{self, Limits, Luma};
 use scangate::decode::{FrameKind, order};
+
+/// One target: what it does with its bytes.
+pub type Target = fn(&[u8]);
+
+/// Every target by its name, which is also its folder's under `seeds`.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("cascade", cascade),
+    ("content_type", content_type),
+    ("cwa", payload::cwa),
+    ("hc1", health::hc1),
+    ("image", image),
+    ("journal", journal::segment),
+    ("nhs", signed::nhs),
+    ("nz", payload::nz),
+    ("payload", payload::any),
+    ("request", request::request),
+    ("sg1", signed::sg1),
+    ("shc", health::shc),
+];
 
 /// Small, so that a run sees many inputs.
 const LIMITS: Limits =
     Limits { frame_bytes_max: 65_536, pixels_max: 1 << 20, luma_side_px_max: 320, decode_side_px_max: 320 };
 
 /// JPEG, PNG and raw luma: refused, or an image within the limits.
-pub fn image(data: &[u8]) {
+fn image(data: &[u8]) {
     let Some((&kind, bytes)) = data.split_first() else {
         return;
     };
@@ -33,7 +58,7 @@ pub fn image(data: &[u8]) {
 }
 
 /// The parameters of a content type: refused, or sides that a header can state.
-pub fn content_type(data: &[u8]) {
+fn content_type(data: &[u8]) {
     let Ok(value) = std::str::from_utf8(data) else {
         return;
     };
@@ -43,7 +68,7 @@ pub fn content_type(data: &[u8]) {
 }
 
 /// The Rust stages on a small image: their panics are contained, their codes bounded and in order.
-pub fn cascade(data: &[u8]) {
+fn cascade(data: &[u8]) {
     let Some((&width, pixels)) = data.split_first() else {
         return;
     };

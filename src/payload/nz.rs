@@ -46,8 +46,10 @@ fn sniff(text: &str) -> bool {
 fn parse(text: &str) -> Result<Claim<'_>, Refusal> {
     let mut room: Decoded = [0; _];
     let json = base64(&BASE64, text.get(PREFIX.len()..).unwrap_or_default(), &mut room)
-        .ok_or(unrecognized("an NZ COVID Tracer poster must be base64 after its prefix"))?;
-    let poster: Poster<'_> = serde_json::from_slice(json).map_err(|_| {
+        // The whole of it: serde_json would not look at the bytes of what it passes over.
+        .and_then(|bytes| std::str::from_utf8(bytes).ok())
+        .ok_or(unrecognized("an NZ COVID Tracer poster must be base64 of UTF-8 after its prefix"))?;
+    let poster: Poster<'_> = serde_json::from_str(json).map_err(|_| {
         unrecognized("an NZ COVID Tracer poster must be a JSON object with typ, ver, gln, opn and adr")
     })?;
     if poster.typ != "entry" || poster.ver != "c19:1" {
@@ -126,6 +128,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_unrecognized() {
+        let latin_1: Vec<u8> = GOOD.chars().map(|character| u8::try_from(character).unwrap()).collect();
+        let text = format!("{PREFIX}{}", STANDARD.encode(latin_1));
+        assert_eq!(outcome(&text), Some(Outcome::Unrecognized));
         for text in [
             PREFIX.to_owned(),
             format!("{PREFIX}%%%"),

@@ -55,8 +55,8 @@ impl NhsKey {
 /// It can't be read, its key is unknown or revoked, or its signature doesn't hold.
 pub fn nhs(text: &str, keys: &Keys) -> Result<Verified, Refusal> {
     let (signed, header, payload, signature) = parts(text).ok_or(UNREADABLE)?;
-    let header_json = URL_SAFE_NO_PAD.decode(header).map_err(|_| UNREADABLE)?;
-    let header: Header<'_> = serde_json::from_slice(&header_json).map_err(|_| HEADER)?;
+    let header = json(header)?;
+    let header: Header<'_> = serde_json::from_str(&header).map_err(|_| HEADER)?;
     // RFC 7515: a token that names an extension must not be read without it.
     if header.crit.is_some() {
         return Err(HEADER);
@@ -72,8 +72,8 @@ pub fn nhs(text: &str, keys: &Keys) -> Result<Verified, Refusal> {
     if key.public.verify_sig(signed.as_bytes(), &signature).is_err() {
         return Err(Refusal::new(Outcome::BadSignature, "the NHS place poster's signature does not verify"));
     }
-    let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| UNREADABLE)?;
-    let venue: Venue<'_> = serde_json::from_slice(&payload).map_err(|_| VENUE)?;
+    let payload = json(payload)?;
+    let venue: Venue<'_> = serde_json::from_str(&payload).map_err(|_| VENUE)?;
     let is_id = (1..=ID_CHARACTERS_MAX).contains(&venue.id.len())
         && venue.id.bytes().all(|byte| byte.is_ascii_alphanumeric());
     if !is_id {
@@ -106,6 +106,12 @@ struct Header<'a> {
 struct Venue<'a> {
     #[serde(borrow)]
     id: Cow<'a, str>,
+}
+
+/// The JSON behind a part. All of it must be UTF-8: serde_json would not look at the bytes of what it passes over.
+fn json(part: &str) -> Result<String, Refusal> {
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| UNREADABLE)?;
+    String::from_utf8(bytes).map_err(|_| UNREADABLE)
 }
 
 /// What is signed, and its header, payload and signature.
@@ -147,7 +153,7 @@ mod tests {
         format!("-----BEGIN PUBLIC KEY-----\n{}\n{}\n-----END PUBLIC KEY-----\n", &body[..64], &body[64..])
     }
 
-    fn poster(pair: &EcdsaKeyPair, header: &str, payload: &str) -> String {
+    fn poster(pair: &EcdsaKeyPair, header: &str, payload: impl AsRef<[u8]>) -> String {
         let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
         let signature = pair.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
         format!("{NHS_PREFIX}{signed}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
@@ -179,6 +185,9 @@ mod tests {
             assert_eq!(verified.holder, Holder::NhsVenue("4WT59M5Y".to_owned()));
             assert_eq!((verified.form, verified.validity.check(now)), (Form::NhsPlace, Ok(())));
             assert!(!format!("{verified:?}").contains("4WT59M5Y"));
+            let told = crate::issue::explain(&text, now, &store.load());
+            assert_eq!((told.subject, told.trust), (Some("place"), Some("proven")));
+            assert_eq!((told.outcome, told.expires, told.cti), ("accepted", None, None));
         }
     }
 
@@ -227,6 +236,8 @@ mod tests {
     #[test]
     fn what_is_no_poster_is_unrecognized() {
         let (_dir, pair, store) = setup();
+        let latin_1 = poster(&pair, HEADER, b"{\"id\":\"4WT59M5Y\",\"opn\":\"Caf\xe9\"}");
+        assert_eq!(outcome(&latin_1, &store), Some(Outcome::Unrecognized));
         let body = |header: &str, payload: &str| poster(&pair, header, payload);
         for text in [
             NHS_PREFIX.to_owned(),
