@@ -187,7 +187,7 @@ fn certificates(path: &Path, bytes: &[u8], keys: &mut Vec<Hc1Key>) -> Result<(),
 }
 
 /// The key inside a certificate. Its own signature is not checked: who put the file there vouches for it.
-fn hc1_key(der: &[u8]) -> Result<Hc1Key, &'static str> {
+pub(super) fn hc1_key(der: &[u8]) -> Result<Hc1Key, &'static str> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| "is not an X.509 certificate")?;
     let (algorithm, curve, public) = public_key(certificate.public_key())?;
     let hash = digest::digest(&digest::SHA256, der);

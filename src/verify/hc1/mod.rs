@@ -87,7 +87,7 @@ pub fn hc1(text: &str, now: UnixMillis, keys: &Keys) -> Result<Verified, Refusal
     let mut buffer = [0; COSE_BYTES_MAX];
     let cose = inflated(&packed(text)?, &mut buffer)?;
     let envelope = cose::envelope(cose).ok_or(UNREADABLE)?;
-    let key = signer(&envelope, keys)?;
+    let key = signer(&envelope, candidates(&envelope, keys))?;
     if key.revoked {
         return Err(REVOKED_KEY);
     }
@@ -147,12 +147,16 @@ const KEY_PERIOD: Refusal =
     Refusal::new(Outcome::UnknownKey, "the key's certificate was not valid when it signed");
 const REVOKED_KEY: Refusal = Refusal::new(Outcome::Revoked, "the health certificate's key has been revoked");
 
-/// The key under which the signature holds, of those with the message's kid.
-fn signer<'k>(envelope: &Envelope<'_>, keys: &'k Keys) -> Result<&'k Hc1Key, Refusal> {
-    let candidates = match envelope.kid.map(<[u8; 8]>::try_from) {
+/// The keys with the message's kid.
+fn candidates<'k>(envelope: &Envelope<'_>, keys: &'k Keys) -> &'k [Hc1Key] {
+    match envelope.kid.map(<[u8; 8]>::try_from) {
         Some(Ok(kid)) => keys.hc1_keys(kid),
         _ => &[],
-    };
+    }
+}
+
+/// The key of these under which the signature holds.
+fn signer<'k>(envelope: &Envelope<'_>, candidates: &'k [Hc1Key]) -> Result<&'k Hc1Key, Refusal> {
     if candidates.is_empty() {
         return Err(UNKNOWN_KEY);
     }
@@ -194,3 +198,6 @@ fn holder(uvci: &str) -> Holder {
     };
     Holder::Person { label: "uvci", value: bare.to_ascii_uppercase() }
 }
+
+#[cfg(test)]
+mod tests;
