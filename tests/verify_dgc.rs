@@ -52,6 +52,10 @@ const ONLY_THE_SCHEMA: &[(&str, &str)] = &[
     ("PL/1.3.0/2DCode/raw/{}.json", "7 8 9"),
 ];
 
+/// The first is the other test's. The others are no checks of the test data's description: a misspelt member
+/// and a doubled one.
+const NOT_RUN: [&str; 3] = ["EXPECTEDPICTUREDECODE", "EXPTECTEDEXPIRED", "EXPECTEDRESULTS"];
+
 /// Pictures that hold another code of the same issuer than the text beside them.
 const OTHER_CODES: [&str; 3] = ["ES/2DCode/raw/501.json", "ES/2DCode/raw/502.json", "ES/2DCode/raw/503.json"];
 
@@ -222,7 +226,7 @@ fn every_expected_result_is_met_or_listed() {
     let again = Issuer::new();
     let again_keys = keys(&[("hc1/again.pem", &again.pem)]);
     let mut counts: BTreeMap<String, Count> = BTreeMap::new();
-    let mut lacking: BTreeMap<String, usize> = BTreeMap::new();
+    let mut not_run: BTreeMap<String, usize> = BTreeMap::new();
     let mut unlisted = Vec::new();
     let mut listed = listed();
     let samples = samples();
@@ -231,7 +235,7 @@ fn every_expected_result_is_met_or_listed() {
         for (check, expected) in &sample.expected {
             let Some(expected) = expected.as_bool() else { continue };
             match checks.passes(check) {
-                None => *lacking.entry(check.clone()).or_default() += 1,
+                None => *not_run.entry(check.clone()).or_default() += 1,
                 Some(passes) if passes == expected => counts.entry(check.clone()).or_default().agree += 1,
                 Some(_) if listed.remove(&(sample.file.clone(), check.as_str())) => {
                     counts.entry(check.clone()).or_default().listed += 1;
@@ -245,12 +249,10 @@ fn every_expected_result_is_met_or_listed() {
         }
     }
     for (check, Count { agree, listed }) in &counts {
-        println!(
-            "{check}: {agree} agree, {listed} listed, {} without the fields",
-            lacking.get(check).unwrap_or(&0)
-        );
+        println!("{check}: {agree} agree, {listed} listed");
     }
-    println!("not run: {lacking:?}");
+    println!("not run: {not_run:?}");
+    assert!(not_run.keys().all(|check| NOT_RUN.contains(&check.as_str())), "{not_run:?}");
     assert!(unlisted.is_empty(), "{} unlisted\n{}", unlisted.len(), unlisted.join("\n"));
     assert!(listed.is_empty(), "listed, and agreeing: {listed:?}");
 }

@@ -4,16 +4,41 @@
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
 
-/// The bytes behind base45. The last group is checked: two characters may stand for one byte only, which
-/// the crate's decoder would otherwise wrap.
-pub(super) fn base45(text: &str) -> Option<Vec<u8>> {
-    if let (2, Some([low, high])) = (text.len() % 3, text.as_bytes().last_chunk()) {
-        let digit = |character: u8| base45::alphabet::decode(character).map(u16::from);
-        if digit(*low)? + 45 * digit(*high)? > 255 {
-            return None;
-        }
+/// What no character of base45 stands for.
+const NO_DIGIT: u8 = 45;
+
+/// The digit that each byte stands for.
+#[allow(clippy::indexing_slicing, reason = "would fail to compile")]
+const DIGITS: [u8; 256] = {
+    let mut digits = [NO_DIGIT; 256];
+    let mut rest: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ $%*+-./:";
+    let mut digit = 0;
+    while let Some((character, more)) = rest.split_first() {
+        digits[*character as usize] = digit;
+        digit += 1;
+        rest = more;
     }
-    base45::decode(text).ok()
+    digits
+};
+
+/// The bytes behind base45. Not by the crate's decoder: that takes ten times as long, a twelfth of the whole
+/// verification of a health certificate, and lets two last characters stand for more than one byte.
+pub(super) fn base45(text: &str) -> Option<Vec<u8>> {
+    let digit = |character: u8| {
+        DIGITS.get(usize::from(character)).copied().filter(|digit| *digit != NO_DIGIT).map(u32::from)
+    };
+    let (groups, rest) = text.as_bytes().as_chunks::<3>();
+    let mut bytes = Vec::with_capacity(groups.len() * 2 + 1);
+    for &[low, middle, high] in groups {
+        let value = digit(low)? + 45 * digit(middle)? + 45 * 45 * digit(high)?;
+        bytes.extend_from_slice(&u16::try_from(value).ok()?.to_be_bytes());
+    }
+    match *rest {
+        [] => {}
+        [low, high] => bytes.push(u8::try_from(digit(low)? + 45 * digit(high)?).ok()?),
+        _ => return None,
+    }
+    Some(bytes)
 }
 
 /// What stands around the compressed bytes.
@@ -94,6 +119,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_crates_decoder_agrees(text in "[0-9A-Z $%*+./:a-]{0,40}") {
+            if text.len() % 3 != 2 {
+                prop_assert_eq!(base45(&text), base45::decode(&text).ok());
+            }
+        }
+
         #[test]
         fn any_bytes_come_back_and_any_others_are_refused_or_bounded(
             bytes in proptest::collection::vec(any::<u8>(), 0..600),
