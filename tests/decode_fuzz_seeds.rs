@@ -45,6 +45,11 @@ fn cascade_seeds() {
     feed("cascade", entry::cascade, 40);
 }
 
+#[test]
+fn link_line_seeds() {
+    feed("link_line", entry::link_line, 500);
+}
+
 /// Writes the seeds; run by hand after the formats of the targets change:
 /// `SCANGATE_WRITE_SEEDS=1 cargo test --test decode_fuzz_seeds write_seeds`.
 #[test]

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use super::Export;
 use crate::config::{self, Config, Overrides};
 use crate::gateway::{DataLock, open_store};
+use crate::identity::links::LinkReader;
 use crate::store::export::{ExportRange, export};
 
 /// Longest line of a response head or of a chunk's length.
@@ -36,7 +37,9 @@ fn from_store(config: &Config, command: &Export) -> anyhow::Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     runtime.block_on(async {
         let store = open_store(config)?;
-        export(&store, range, &mut out).await?;
+        let links = LinkReader::open(&config.gateway.data_dir.join("identity"))?;
+        let person = |own| links.citizen_of(own).map_err(io::Error::other);
+        export(&store, range, &person, &mut out).await?;
         store.close().await?;
         anyhow::Ok(())
     })?;

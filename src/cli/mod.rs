@@ -213,7 +213,7 @@ pub enum KeySet {
 /// `keys`
 #[derive(Debug, Subcommand)]
 pub enum Keys {
-    /// Make the keys that are missing: pepper, signing keys, device token keys.
+    /// Make the keys that are missing: pepper, signing keys, device token keys, the feed's token.
     Generate {
         /// Where the keys are.
         #[command(flatten)]

@@ -8,6 +8,7 @@
 //!   devices/<app>.<…>.json OKP Ed25519 or EC P-256 JWK; "app" in it wins over the file name's
 //!   devices/<app>.<kid>.pem  SubjectPublicKeyInfo of one of these
 //!   revoked.ndjson
+//!   feed-token             the bearer token of POST /v1/links
 //! ```
 
 use std::ffi::OsStr;
@@ -61,6 +62,11 @@ pub(crate) struct Secret(Zeroizing<String>);
 impl Secret {
     pub(crate) fn of(bytes: &[u8]) -> Self {
         Self(Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes)))
+    }
+
+    /// The base64url text.
+    pub(crate) fn text(&self) -> &str {
+        &self.0
     }
 
     /// The 32 bytes inside, if that is what it holds.

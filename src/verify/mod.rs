@@ -2,6 +2,7 @@
 //! depends on nothing else; nothing is fetched while a scan waits.
 
 mod cbor;
+mod feed_token;
 mod keyfile;
 mod revocations;
 pub mod cache;
@@ -10,6 +11,7 @@ pub mod manage;
 pub mod sg1;
 
 pub use cache::{Resolved, ResolvedSubject, TokenCache};
+pub use feed_token::FeedToken;
 pub(crate) use keyfile::hex;
 pub use keys::{DeviceAlgorithm, IssuerKey, KeyStore, Keys, KeysError, Kid, Pepper, Sg1Key};
 pub use revocations::Revocation;

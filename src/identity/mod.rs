@@ -7,22 +7,29 @@
 //! | from | message under HMAC-SHA-256(pepper, ·), first 16 bytes |
 //! |---|---|
 //! | citizen number | the twelve digits |
-//! | PC-COVID QID | `qid:` and the eighteen digits, unless linked to a citizen's pseudonym |
+//! | PC-COVID QID | `qid:` and the eighteen digits |
+//! | health-insurance code | `bhyt:` and its last ten digits, which old and new cards share |
+//! | certificate | `uvci:` and its identifier in upper case, without `URN:UVCI:` |
 //! | another person reference | `ref:` and the reference |
 //! | place poster | `place:`, host, `/`, slug |
 //! | another place reference | `place:` and the reference |
 //!
 //! The messages cannot be confused: only a citizen number starts with a digit. The other keys below are
 //! derived from the pepper once, under labels of their own.
+//!
+//! Every function here returns the identifier's **own** pseudonym. Which of them belong to one citizen is
+//! told by [`links`], and asked in one place, when the scan is put together: so caches of tokens and devices
+//! never hold what a link that arrives would change.
 
-use std::collections::HashMap;
+pub mod feed;
+pub mod links;
+mod link_store;
+
 use std::fmt;
 use std::hash::Hasher;
-use std::sync::Arc;
 
 use aes::Aes128;
 use aes::cipher::{Array, BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
-use arc_swap::ArcSwap;
 use aws_lc_rs::hmac;
 use siphasher::{sip, sip128};
 use zeroize::Zeroizing;
@@ -30,6 +37,7 @@ use zeroize::Zeroizing;
 use crate::payload::{PersonForm, PersonRef, PlaceForm, PlaceRef, place_reference};
 use crate::scan::{App, ClientKey, DeviceKey, Outcome, PlaceKey, Pseudonym, Refusal};
 use crate::verify::{Holder, Pepper, ResolvedSubject, TokenKind};
+use feed::Alias;
 
 /// Turns identifiers into pseudonyms and keys. Cheap to share, safe to use from every core.
 pub struct Identity {
@@ -39,32 +47,12 @@ pub struct Identity {
     place_cti: Aes128,
     device: sip::SipHasher24,
     client: sip128::SipHasher24,
-    links: ArcSwap<Links>,
 }
 
 /// Prints nothing: everything inside is secret.
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Identity(..)")
-    }
-}
-
-/// Which QIDs are known to belong to which citizen: from the QID's own pseudonym to the citizen's. Empty
-/// until a sync feed fills it.
-#[derive(Default)]
-pub struct Links {
-    citizen_of_qid: HashMap<Pseudonym, Pseudonym>,
-}
-
-impl Links {
-    /// The pseudonym that a QID's own pseudonym stands for.
-    fn resolve(&self, own: Pseudonym) -> Pseudonym {
-        self.citizen_of_qid.get(&own).copied().unwrap_or(own)
-    }
-
-    /// Records that a QID (by its own pseudonym) belongs to a citizen.
-    pub fn link(&mut self, qid: Pseudonym, citizen: Pseudonym) {
-        self.citizen_of_qid.insert(qid, citizen);
     }
 }
 
@@ -81,21 +69,15 @@ impl Identity {
             place_cti: Aes128::new(&Array::from(*key("place cti"))),
             device: sip::SipHasher24::new_with_key(&key("device")),
             client: sip128::SipHasher24::new_with_key(&key("client")),
-            links: ArcSwap::from_pointee(Links::default()),
             pepper,
         }
-    }
-
-    /// Replaces the links between QIDs and citizens.
-    pub fn set_links(&self, links: Links) {
-        self.links.store(Arc::new(links));
     }
 
     /// The pseudonym of the person an unsigned code names.
     pub fn person(&self, form: &PersonForm<'_>) -> Pseudonym {
         match form.key {
-            PersonRef::Citizen(number) => Pseudonym(self.hmac(&[number])),
-            PersonRef::Qid(qid) => self.links.load().resolve(Pseudonym(self.hmac(&["qid:", qid]))),
+            PersonRef::Citizen(number) => self.citizen(number),
+            PersonRef::Qid(qid) => self.alias(&Alias::Qid(qid)),
         }
     }
 
@@ -105,9 +87,24 @@ impl Identity {
         let reference = reference.trim();
         let digits = reference.bytes().all(|byte| byte.is_ascii_digit());
         match reference.len() {
-            12 if digits => Pseudonym(self.hmac(&[reference])),
-            18 if digits => self.links.load().resolve(Pseudonym(self.hmac(&["qid:", reference]))),
+            12 if digits => self.citizen(reference),
+            18 if digits => self.alias(&Alias::Qid(reference)),
             _ => Pseudonym(self.hmac(&["ref:", reference])),
+        }
+    }
+
+    /// The pseudonym of a citizen, by the twelve digits of the number.
+    pub fn citizen(&self, number: &str) -> Pseudonym {
+        Pseudonym(self.hmac(&[number]))
+    }
+
+    /// The own pseudonym of an identifier that may be linked to a citizen.
+    pub fn alias(&self, alias: &Alias<'_>) -> Pseudonym {
+        match *alias {
+            Alias::Qid(qid) => Pseudonym(self.hmac(&["qid:", qid])),
+            Alias::Cti(cti) => self.person_of_cti(cti),
+            Alias::Insurance(number) => Pseudonym(self.hmac(&["bhyt:", number])),
+            Alias::Certificate(ref uvci) => Pseudonym(self.hmac(&["uvci:", uvci])),
         }
     }
 
@@ -248,16 +245,6 @@ mod tests {
         assert_ne!(person(&identity, QRQG), card);
         assert_ne!(identity.person_reference("qid:162979388586171100"), person(&identity, QRQG));
         assert_ne!(person(&super::tests::identity(8), CARD), card);
-    }
-
-    #[test]
-    fn a_link_makes_a_qid_the_citizen() {
-        let identity = identity(7);
-        let (own, citizen) = (person(&identity, QRQG), identity.person_reference("001093029317"));
-        let mut links = Links::default();
-        links.link(own, citizen);
-        identity.set_links(links);
-        assert_eq!(person(&identity, QRQG), citizen);
     }
 
     #[test]
