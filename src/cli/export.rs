@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 
 use super::Export;
 use crate::config::{self, Config, Overrides};
-use crate::gateway::{DataLock, open_store};
+use crate::gateway::{DataLock, GatewayError, migration, open_store};
 use crate::identity::links::LinkReader;
 use crate::store::export::{ExportRange, export};
 
@@ -31,6 +31,9 @@ pub(super) fn run(command: &Export) -> anyhow::Result<ExitCode> {
 
 fn from_store(config: &Config, command: &Export) -> anyhow::Result<()> {
     let _lock = DataLock::acquire(&config.gateway.data_dir)?;
+    if migration::is_under_way(&config.gateway.data_dir)? {
+        return Err(GatewayError::RotationUnderWay.into());
+    }
     let widest_s = config.deduplicate.windows_s_by_class.values().copied().max().unwrap_or(0);
     let range = ExportRange::over(command.from, command.to, widest_s.max(config.deduplicate.window_s));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

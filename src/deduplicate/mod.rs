@@ -121,6 +121,7 @@ pub struct Deduplicate<T, P> {
     /// Bucket width in milliseconds: the narrowest window, so that no bucket holds two entries.
     bucket_ms: i64,
     id_key: [u8; 16],
+    epoch: u16,
     hash_key: [u8; 16],
     clients: Generations<ClientEntry>,
     presence: Generations<Presence>,
@@ -172,6 +173,7 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
         Self {
             bucket_ms: i64::from(narrowest_s) * 1000,
             id_key,
+            epoch: 0,
             hash_key: id_key.map(|byte| byte ^ 0x5c),
             clients: Generations::new(remember_ms),
             presence: Generations::new(remember_ms),
@@ -184,6 +186,12 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
             proof: OnceLock::new(),
             settings,
         }
+    }
+
+    /// Has ids carry how often the pepper was rotated.
+    #[must_use]
+    pub fn of_epoch(self, epoch: u16) -> Self {
+        Self { epoch, ..self }
     }
 
     /// Admits `scan`, handing its check-in to `append` before anyone else can ask about it, or names
@@ -306,7 +314,7 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
         hasher.write(&place.0);
         hasher.write(&[direction.code()]);
         hasher.write(&at.0.to_le_bytes());
-        CheckinId::new(at, hasher.finish())
+        CheckinId::new(at, hasher.finish()).of_epoch(self.epoch)
     }
 
     fn duplicate<E>(&self, original: Original) -> Result<Admission<'_, T, P>, AdmitError<E>> {
@@ -320,7 +328,8 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
 
     fn seen_client(&self, client: ClientKey) -> Option<Original> {
         let (start, entry) = self.clients.find(&Key::from_bytes(client.0))?;
-        Some(entry.original(start - self.reach_ms()))
+        let original = entry.original(start - self.reach_ms());
+        Some(Original { id: original.id.of_epoch(self.epoch), ..original })
     }
 
     /// The newest entry and the newest exit of a person at a place.

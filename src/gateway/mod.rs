@@ -13,6 +13,7 @@ mod frames;
 mod inflate;
 mod links;
 mod lock;
+pub mod migration;
 mod shared;
 mod source;
 mod steps;
@@ -82,6 +83,23 @@ pub enum GatewayError {
     /// The drain can't start.
     #[error("cannot start the drain")]
     Drain(#[from] DrainError),
+    /// A rotation of the pepper was interrupted: journal, store and links may be of different peppers.
+    #[error("a rotation of the pepper was interrupted; `scangate migrate pepper` ends it")]
+    RotationUnderWay,
+    /// A rotation of the pepper can't go on.
+    #[error("the rotation of the pepper can't go on at {}", path.display())]
+    Rotation {
+        /// The file or directory.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A rotation of the pepper was told to stop.
+    #[error("the rotation of the pepper was interrupted after {step}")]
+    Interrupted {
+        /// The last step done.
+        step: &'static str,
+    },
     /// A listener can't start.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -125,6 +143,9 @@ impl Gateway {
     pub fn start_on(storage: Arc<dyn Storage>, config: &Config) -> Result<Self, GatewayError> {
         let data_dir = &config.gateway.data_dir;
         let lock = DataLock::acquire(data_dir)?;
+        if migration::is_under_way(data_dir)? {
+            return Err(GatewayError::RotationUnderWay);
+        }
         for key in manage::ensure_development(data_dir, UnixMillis::now())? {
             tracing::info!(key_use = ?key.key_use, "development key made");
         }
@@ -139,7 +160,8 @@ impl Gateway {
         }
         let feed_token = FeedToken::load(data_dir, config.identity.feed_token_file.as_deref())?;
         let links = open_links(config)?;
-        let deduplicate = Deduplicate::new(deduplicate_settings(&config.deduplicate), identity.checkin_key());
+        let deduplicate = Deduplicate::new(deduplicate_settings(&config.deduplicate), identity.checkin_key())
+            .of_epoch(identity.epoch());
         let cores = cores(config.listen.cores);
         let metrics = Metrics::new(cores + 1);
         let (journal, lanes) = open_journal(storage, config, cores, &deduplicate, &metrics)?;

@@ -172,6 +172,39 @@ impl LinkStore {
     }
 }
 
+/// Links copied at a time.
+const COPIED: usize = 10_000;
+
+/// Writes all links and feeds of the tree in `from` into a new one in `to`, durably, with what `person` makes of
+/// each pseudonym. Returns the number of links.
+///
+/// # Errors
+/// A directory can't be opened, read or written.
+pub fn rewrite(from: &Path, to: &Path, person: &dyn Fn(Pseudonym) -> Pseudonym) -> Result<u64, LinksError> {
+    let (from, to) = (LinkStore::open(from)?, LinkStore::open(to)?);
+    let mut count = 0;
+    let mut batch = to.db.batch();
+    for guard in from.links.iter() {
+        let (key, value) = guard.into_inner()?;
+        let alias = person(Pseudonym(exact(&key).ok_or(DAMAGED_LINK)?));
+        let (citizen, at) = link(&value)?;
+        let citizen = person(citizen);
+        batch.insert(&to.links, alias.0, link_value(citizen, at));
+        batch.insert(&to.of_citizen, pair(citizen, alias), []);
+        count += 1;
+        if batch.len() >= 2 * COPIED {
+            std::mem::replace(&mut batch, to.db.batch()).commit()?;
+        }
+    }
+    for guard in from.feeds.iter() {
+        let (source, state) = guard.into_inner()?;
+        batch.insert(&to.feeds, source, state);
+    }
+    batch.commit()?;
+    to.db.persist(PersistMode::SyncAll)?;
+    Ok(count)
+}
+
 const DAMAGED_LINK: LinksError = LinksError::Damaged { table: "links1" };
 
 fn state(value: &[u8]) -> Result<FeedState, LinksError> {

@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use super::Identity;
 use super::feed::{self, Alias, BadLine};
 use super::link_store::{Change, LinkStore};
-pub use super::link_store::{FeedState, LinksError};
+pub use super::link_store::{FeedState, LinksError, rewrite};
 use crate::scan::{Pseudonym, UnixMillis};
 
 /// Aliases of one citizen: a person has a QID, an insurance number, and a few codes and certificates. Each

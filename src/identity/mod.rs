@@ -14,6 +14,9 @@
 //! | place poster | `place:`, host, `/`, slug |
 //! | another place reference | `place:` and the reference |
 //!
+//! Where the pepper was rotated, a person's pseudonym is HMAC-SHA-256(next pepper, pseudonym of before), first 16
+//! bytes, once for each rotation (`verify::rotation`); all other keys stay as the first pepper makes them.
+//!
 //! The messages cannot be confused: only a citizen number starts with a digit. The other keys below are
 //! derived from the pepper once, under labels of their own.
 //!
@@ -43,6 +46,8 @@ use feed::Alias;
 pub struct Identity {
     /// Keyed with the pepper itself; the other keys are derived from it.
     pepper: hmac::Key,
+    /// What persons' pseudonyms were rotated with since, in order; seldom any.
+    later: Box<[hmac::Key]>,
     person_cti: Aes128,
     place_cti: Aes128,
     device: sip::SipHasher24,
@@ -59,6 +64,7 @@ impl fmt::Debug for Identity {
 impl Identity {
     /// Derives every key from the pepper.
     pub fn new(pepper: &Pepper) -> Self {
+        let later = pepper.later().map(|bytes| hmac::Key::new(hmac::HMAC_SHA256, bytes)).collect();
         let pepper = hmac::Key::new(hmac::HMAC_SHA256, pepper.bytes());
         let key = |label: &str| {
             let tag = hmac::sign(&pepper, format!("derive:{label}").as_bytes());
@@ -70,6 +76,7 @@ impl Identity {
             device: sip::SipHasher24::new_with_key(&key("device")),
             client: sip128::SipHasher24::new_with_key(&key("client")),
             pepper,
+            later,
         }
     }
 
@@ -84,27 +91,32 @@ impl Identity {
     /// The pseudonym behind a reference typed by an operator or carried by a device token: a citizen
     /// number, a QID, or any other text that names a person.
     pub fn person_reference(&self, reference: &str) -> Pseudonym {
+        self.rotations(self.root_reference(reference))
+    }
+
+    /// As of the first pepper.
+    fn root_reference(&self, reference: &str) -> Pseudonym {
         let reference = reference.trim();
         let digits = reference.bytes().all(|byte| byte.is_ascii_digit());
-        match reference.len() {
-            12 if digits => self.citizen(reference),
-            18 if digits => self.alias(&Alias::Qid(reference)),
-            _ => Pseudonym(self.hmac(&["ref:", reference])),
-        }
+        Pseudonym(match reference.len() {
+            12 if digits => self.tag(&[reference]),
+            18 if digits => self.tag(&["qid:", reference]),
+            _ => self.tag(&["ref:", reference]),
+        })
     }
 
     /// The pseudonym of a citizen, by the twelve digits of the number.
     pub fn citizen(&self, number: &str) -> Pseudonym {
-        Pseudonym(self.hmac(&[number]))
+        self.person_named(&[number])
     }
 
     /// The own pseudonym of an identifier that may be linked to a citizen.
     pub fn alias(&self, alias: &Alias<'_>) -> Pseudonym {
         match *alias {
-            Alias::Qid(qid) => Pseudonym(self.hmac(&["qid:", qid])),
+            Alias::Qid(qid) => self.person_named(&["qid:", qid]),
             Alias::Cti(cti) => self.person_of_cti(cti),
-            Alias::Insurance(number) => Pseudonym(self.hmac(&["bhyt:", number])),
-            Alias::Certificate(ref uvci) => Pseudonym(self.hmac(&["uvci:", uvci])),
+            Alias::Insurance(number) => self.person_named(&["bhyt:", number]),
+            Alias::Certificate(ref uvci) => self.person_named(&["uvci:", uvci]),
         }
     }
 
@@ -118,12 +130,12 @@ impl Identity {
         let reference = reference.trim();
         match place_reference(reference) {
             Some(url) => self.place_url(url),
-            None => PlaceKey(self.hmac(&["place:", reference])),
+            None => PlaceKey(self.tag(&["place:", reference])),
         }
     }
 
     fn place_url(&self, url: PlaceRef<'_>) -> PlaceKey {
-        PlaceKey(self.hmac(&["place:", url.host, "/", url.slug]))
+        PlaceKey(self.tag(&["place:", url.host, "/", url.slug]))
     }
 
     /// The key of one device of one app, from its token's `iss` and `sub`.
@@ -159,11 +171,16 @@ impl Identity {
 
     /// The person whom an SG1 token's cti stands for: the inverse of [`Self::cti_of_person`].
     pub fn person_of_cti(&self, cti: [u8; 16]) -> Pseudonym {
-        Pseudonym(decrypt(&self.person_cti, cti))
+        self.rotations(Pseudonym(decrypt(&self.person_cti, cti)))
     }
 
-    /// The cti that stands for a person: one AES block under a derived key, so that a printed code
-    /// does not reveal the pseudonym and no table is needed to find it.
+    /// The cti that stands for the person behind a reference, whatever the pepper was rotated with.
+    pub fn cti_of_reference(&self, reference: &str) -> [u8; 16] {
+        self.cti_of_person(self.root_reference(reference))
+    }
+
+    /// The cti that stands for a person, by the pseudonym of the first pepper: one AES block under a derived
+    /// key, so that a printed code does not reveal the pseudonym and no table is needed to find it.
     pub fn cti_of_person(&self, person: Pseudonym) -> [u8; 16] {
         encrypt(&self.person_cti, person.0)
     }
@@ -180,16 +197,41 @@ impl Identity {
 
     /// The key of the hash in check-in ids: equal on every gateway that shares the pepper.
     pub fn checkin_key(&self) -> [u8; 16] {
-        self.hmac(&["derive:checkin"])
+        self.tag(&["derive:checkin"])
     }
 
-    fn hmac(&self, parts: &[&str]) -> [u8; 16] {
+    /// How often the pepper was rotated.
+    pub fn epoch(&self) -> u16 {
+        u16::try_from(self.later.len()).unwrap_or(u16::MAX)
+    }
+
+    /// What the rotations since make of a pseudonym of an epoch.
+    pub fn rotated(&self, person: Pseudonym, epoch: u16) -> Pseudonym {
+        self.later.iter().skip(epoch.into()).fold(person, |person, key| rotated(key, person))
+    }
+
+    /// The pseudonym of the person whom a message names.
+    fn person_named(&self, message: &[&str]) -> Pseudonym {
+        self.rotations(Pseudonym(self.tag(message)))
+    }
+
+    /// Takes a pseudonym of the first pepper through all rotations.
+    fn rotations(&self, root: Pseudonym) -> Pseudonym {
+        self.rotated(root, 0)
+    }
+
+    /// Of a place or under a label; of a person only as of the first pepper.
+    fn tag(&self, parts: &[&str]) -> [u8; 16] {
         let mut context = hmac::Context::with_key(&self.pepper);
         for part in parts {
             context.update(part.as_bytes());
         }
         first(context.sign().as_ref())
     }
+}
+
+fn rotated(key: &hmac::Key, person: Pseudonym) -> Pseudonym {
+    Pseudonym(first(hmac::sign(key, &person.0).as_ref()))
 }
 
 fn encrypt(cipher: &Aes128, block: [u8; 16]) -> [u8; 16] {

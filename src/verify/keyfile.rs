@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! DATA/keys/               0700
-//!   pepper                 {"pepper":"<base64url, 32 bytes>","dev":true}
+//!   pepper                 {"pepper":"<base64url, 32 bytes>","later":[…],"dev":true}
+//!   pepper.next            while the pepper is being rotated (`rotation`)
 //!   sg1/<kid>.json         OKP Ed25519 JWK and "epoch", "issuer", "types"
 //!   devices/<app>.<…>.json OKP Ed25519 or EC P-256 JWK; "app" in it wins over the file name's
 //!   devices/<app>.<kid>.pem  SubjectPublicKeyInfo of one of these

@@ -8,6 +8,7 @@ mod revocations;
 pub mod cache;
 pub mod keys;
 pub mod manage;
+pub mod rotation;
 pub mod sg1;
 
 pub use cache::{Resolved, ResolvedSubject, TokenCache};
