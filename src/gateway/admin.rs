@@ -119,13 +119,13 @@ async fn checkins(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let (pieces, received) = mpsc::channel(PIECES_MAX);
-    let (store, links) = (Arc::clone(&shared.store), Arc::clone(shared));
+    let (store, table) = (Arc::clone(&shared.store), Arc::clone(shared));
     let spawned = std::thread::Builder::new().name("export".to_owned()).spawn(move || {
         let mut out = Pieces { pieces, piece: Vec::with_capacity(PIECE_BYTES) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
             let summary =
-                runtime.block_on(export(&store, range, &|own| Ok(links.links.citizen_of(own)), &mut out))?;
+                runtime.block_on(export(&store, range, &|own| Ok(table.links.citizen_of(own)), &mut out))?;
             out.flush()?;
             Ok(summary)
         });
