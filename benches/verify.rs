@@ -1,17 +1,23 @@
-//! SG1: a never-seen token against the bare signature check it contains, and a token seen before.
+//! A never-seen code against the bare cryptography it contains, and an SG1 token seen before.
 //!
 //! `cargo bench --bench verify`. The difference between `sg1/cold` and `sg1/bare_ed25519` is what the
-//! gateway adds to the signature: base45, the envelope, the claims and the revocation list.
+//! gateway adds to the signature: base45, the envelope, the claims and the revocation list. The same for a
+//! health certificate between `hc1/cold` and `hc1/bare_p256_and_inflate`, on a code of the EU's public test
+//! data.
+
+#[path = "../tests/health_support/mod.rs"]
+mod health_support;
 
 use std::hint::black_box;
 
-use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, ParsedPublicKey};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, Ed25519KeyPair, KeyPair, ParsedPublicKey};
+use coset::{CoseSign1, TaggedCborSerializable};
 use criterion::{Criterion, criterion_group, criterion_main};
 use scangate::identity::Identity;
 use scangate::issue::{self, PRINTED_TTL};
 use scangate::payload::{self, Claim, SignedForm};
 use scangate::scan::UnixMillis;
-use scangate::verify::{self, KeyStore, Pepper, Resolved, TokenCache};
+use scangate::verify::{self, KeyStore, Pepper, Resolved, TokenCache, hc1};
 
 const NOW: UnixMillis = UnixMillis(1_637_736_569_000);
 
@@ -53,6 +59,41 @@ fn sg1(criterion: &mut Criterion) {
     group.finish();
 }
 
+fn health_certificate(criterion: &mut Criterion) {
+    use x509_parser::prelude::FromDer as _;
+    let sample = health_support::dgc::sample(health_support::dgc::AUSTRIAN);
+    let keys = sample.keys();
+    let now = sample.clock().expect("a clock");
+    let text = sample.prefix.clone().expect("a text");
+    assert!(verify::hc1(&text, now, &keys).is_ok());
+    let mut group = criterion.benchmark_group("hc1");
+    group.bench_function("cold", |bencher| {
+        bencher.iter(|| verify::hc1(black_box(&text), now, &keys).is_ok());
+    });
+
+    let (_, pem) = x509_parser::pem::parse_x509_pem(sample.pem().as_bytes()).expect("a certificate");
+    let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(&pem.contents).expect("one");
+    let point = &certificate.public_key().subject_public_key.data;
+    let public = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point.as_ref()).expect("a P-256 key");
+    let cose = CoseSign1::from_tagged_slice(&sample.message().expect("a message")).expect("a COSE_Sign1");
+    let (message, signature) = (cose.tbs_data(b""), &cose.signature);
+    let packed = hc1::packed(&text).expect("base45");
+    group.bench_function("bare_p256_and_inflate", |bencher| {
+        bencher.iter(|| {
+            let mut buffer = [0; hc1::COSE_BYTES_MAX];
+            let inflated = hc1::inflated(black_box(&packed), &mut buffer).map(<[u8]>::len);
+            (inflated, public.verify_sig(black_box(&message), signature).is_ok())
+        });
+    });
+    group.bench_function("bare_inflate", |bencher| {
+        bencher.iter(|| {
+            let mut buffer = [0; hc1::COSE_BYTES_MAX];
+            hc1::inflated(black_box(&packed), &mut buffer).map(<[u8]>::len)
+        });
+    });
+    group.finish();
+}
+
 fn identity(criterion: &mut Criterion) {
     let identity = Identity::new(&Pepper::new([7; 32], true));
     let card = "001090123456|012345678|NGUYEN VAN A|01011990|Nam|Hà Nội|15042021";
@@ -69,5 +110,5 @@ fn identity(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, sg1, identity);
+criterion_group!(benches, sg1, health_certificate, identity);
 criterion_main!(benches);

@@ -1,16 +1,48 @@
 //! What the fuzz targets do with their bytes; the test suite feeds the seeds to the same functions.
 
+#[path = "entry/health.rs"]
+mod health;
+#[path = "entry/journal.rs"]
+mod journal;
+#[path = "entry/links.rs"]
+mod links;
+#[path = "entry/payload.rs"]
+mod payload;
+#[path = "entry/request.rs"]
+mod request;
+#[path = "entry/signed.rs"]
+mod signed;
+
 use scangate::decode::cascade::{self, Decoder, Stage};
 use scangate::decode::image::{self, Limits, Luma};
 use scangate::decode::{FrameKind, order};
-use scangate::identity::feed::{self, Alias};
+
+/// One target: what it does with its bytes.
+pub type Target = fn(&[u8]);
+
+/// Every target by its name, which is also its folder's under `seeds`.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("cascade", cascade),
+    ("content_type", content_type),
+    ("cwa", payload::cwa),
+    ("hc1", health::hc1),
+    ("image", image),
+    ("journal", journal::segment),
+    ("link_line", links::line),
+    ("nhs", signed::nhs),
+    ("nz", payload::nz),
+    ("payload", payload::any),
+    ("request", request::request),
+    ("sg1", signed::sg1),
+    ("shc", health::shc),
+];
 
 /// Small, so that a run sees many inputs.
 const LIMITS: Limits =
     Limits { frame_bytes_max: 65_536, pixels_max: 1 << 20, luma_side_px_max: 320, decode_side_px_max: 320 };
 
 /// JPEG, PNG and raw luma: refused, or an image within the limits.
-pub fn image(data: &[u8]) {
+fn image(data: &[u8]) {
     let Some((&kind, bytes)) = data.split_first() else {
         return;
     };
@@ -29,7 +61,7 @@ pub fn image(data: &[u8]) {
 }
 
 /// The parameters of a content type: refused, or sides that a header can state.
-pub fn content_type(data: &[u8]) {
+fn content_type(data: &[u8]) {
     let Ok(value) = std::str::from_utf8(data) else {
         return;
     };
@@ -39,7 +71,7 @@ pub fn content_type(data: &[u8]) {
 }
 
 /// The Rust stages on a small image: their panics are contained, their codes bounded and in order.
-pub fn cascade(data: &[u8]) {
+fn cascade(data: &[u8]) {
     let Some((&width, pixels)) = data.split_first() else {
         return;
     };
@@ -58,30 +90,5 @@ pub fn cascade(data: &[u8]) {
             assert!(codes.len() <= 4 && reports.len() == 1);
             assert_eq!(order::reading_order(codes.clone()), codes);
         }
-    }
-}
-
-/// A line of the feed of links: refused by a field's name and no value, or a citizen's number and identifiers
-/// in the one notation that pseudonyms are made from.
-pub fn link_line(data: &[u8]) {
-    let all_digits =
-        |text: &str, count: usize| text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
-    let read = feed::line(data, |citizen, aliases| {
-        assert!(citizen.is_none_or(|number| all_digits(number, 12)));
-        assert!((1..=4).contains(&aliases.len()));
-        for alias in aliases {
-            match alias {
-                Alias::Qid(qid) => assert!(all_digits(qid, 18)),
-                Alias::Insurance(number) => assert!(all_digits(number, 10)),
-                Alias::Certificate(uvci) => {
-                    assert!((1..=feed::CERTIFICATE_CHARS_MAX).contains(&uvci.len()));
-                    assert!(uvci.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_lowercase()));
-                }
-                Alias::Cti(_) => {}
-            }
-        }
-    });
-    if let Err(bad) = read {
-        assert!(["line", "citizen", "qid", "cti", "insurance", "certificate"].contains(&bad.field));
     }
 }

@@ -13,11 +13,11 @@ use qrcode::{EcLevel, QrCode, render::svg};
 use serde::Serialize;
 
 use crate::identity::Identity;
-use crate::payload::{self, Claim, SG1_PREFIX, SignedForm};
+use crate::payload::{self, Claim, SG1_PREFIX};
 use crate::scan::{App, Outcome, Refusal, Trust, UnixMillis};
 use crate::verify::manage::{SigningKey, device_signing_key, sg1_signing_key};
 use crate::verify::sg1::PRIVATE_CLAIM;
-use crate::verify::{self, Keys, KeysError, Kid, Pepper, TokenKind};
+use crate::verify::{self, Holder, Keys, KeysError, Kid, Pepper, TokenKind, Verified};
 
 pub use crate::verify::Revocation;
 pub use crate::verify::manage::{
@@ -357,19 +357,8 @@ pub fn explain(text: &str, now: UnixMillis, keys: &Keys) -> Explanation {
     let refused = match payload::parse(text) {
         Ok(Claim::Person(_)) => explanation.say("person", Trust::Asserted),
         Ok(Claim::Place(_)) => explanation.say("place", Trust::Asserted),
-        Ok(Claim::Signed(SignedForm::Sg1(token))) => match verify::sg1(token, now, keys) {
-            Ok(verified) => {
-                explanation.cti = Some(verify::hex(&verified.cti));
-                explanation.expires =
-                    Some(UnixMillis(verified.expires_at_s.saturating_mul(1000)).to_string());
-                let refused = explanation.say(verified.kind.name(), Trust::Proven);
-                match verified.kind {
-                    TokenKind::Person | TokenKind::Place => refused,
-                    TokenKind::Device => {
-                        Some(Refusal::new(Outcome::WrongSubject, "a device's token is not a check-in code"))
-                    }
-                }
-            }
+        Ok(Claim::Signed(form)) => match verify::signed(form, now, keys) {
+            Ok(verified) => explanation.say_verified(&verified),
             Err(refusal) => Some(refusal),
         },
         Err(refusal) => Some(refusal),
@@ -382,6 +371,26 @@ pub fn explain(text: &str, now: UnixMillis, keys: &Keys) -> Explanation {
 }
 
 impl Explanation {
+    fn say_verified(&mut self, verified: &Verified) -> Option<Refusal> {
+        // A code without an end says nothing of one.
+        let until = Some(verified.validity.until_s).filter(|until_s| *until_s != i64::MAX);
+        self.expires = until.map(|until_s| UnixMillis(until_s.saturating_mul(1000)).to_string());
+        match &verified.holder {
+            Holder::Cti(kind, cti) => {
+                self.cti = Some(verify::hex(cti));
+                let refused = self.say(kind.name(), Trust::Proven);
+                match kind {
+                    TokenKind::Person | TokenKind::Place => refused,
+                    TokenKind::Device => {
+                        Some(Refusal::new(Outcome::WrongSubject, "a device's token is not a check-in code"))
+                    }
+                }
+            }
+            Holder::Person { .. } => self.say("person", Trust::Proven),
+            Holder::NhsVenue(_) => self.say("place", Trust::Proven),
+        }
+    }
+
     fn say(&mut self, subject: &'static str, trust: Trust) -> Option<Refusal> {
         self.subject = Some(subject);
         self.trust = Some(trust.name());
@@ -392,7 +401,7 @@ impl Explanation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::payload::PersonForm;
+    use crate::payload::{PersonForm, SignedForm};
     use crate::verify::sg1;
 
     const NOW: UnixMillis = UnixMillis(1_637_736_569_000);

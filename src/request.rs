@@ -168,10 +168,15 @@ pub fn lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The lines of a batch joined into one JSON array, for [`batch`] to parse in place.
+/// The lines of a batch joined into one JSON array, for [`batch`] to parse in place; nothing where a line isn't an
+/// object from its first byte to its last. Such lines might be objects only together: one more on a line and one
+/// less on the next would keep the count.
 pub fn joined(body: &[u8], count: usize) -> Vec<u8> {
     let mut document = Vec::with_capacity(body.len() + count + 2);
     for line in lines(body) {
+        if !(line.starts_with(b"{") && line.ends_with(b"}")) {
+            return Vec::new();
+        }
         // The line feed stays: inside a string it is an error, so no string can run over two lines.
         document.extend_from_slice(if document.is_empty() { b"[" } else { b"\n," });
         document.extend_from_slice(line);
@@ -359,6 +364,7 @@ mod tests {
             "{\"id\":\"a}\n{b\",\"qr\":\"x\"}\n{\"id\":\"c\",\"qr\":\"x\"},{\"id\":\"d\",\"qr\":\"x\"}",
             "[\"a\",\n\"x\"]\n{\"id\":\"c\",\"qr\":\"x\"},{\"id\":\"d\",\"qr\":\"x\"}",
             "{\"id\":\"a\",\"qr\":[{}\n{}]}\n{\"id\":\"c\",\"qr\":\"x\"},{\"id\":\"d\",\"qr\":\"x\"}",
+            "{\"id\":\"a\",\"qr\":\"x\"},{\"id\":\"b\"\n\"qr\":\"x\"}",
         ] {
             assert!(parse_batch(body).iter().all(Result::is_err), "{body}");
         }

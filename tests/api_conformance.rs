@@ -27,6 +27,15 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// A made-up place with a location number that holds.
+const NZ_POSTER: &str = "NZCOVIDTRACER:eyJnbG4iOiI5NDI5MzAwMDAwMDA3IiwidmVyIjoiYzE5OjEiLCJ0eXAiOiJlbnRyeSIsIm9wbiI6Ik\
+                         NhZsOpIiwiYWRyIjoiMSBSb2FkXG5Ub3duIn0=";
+
+/// The example in the format's specification.
+const CWA_POSTER: &str = "https://e.coronawarn.app?v=1#CAESEwgBEgdGcmlzZXVyGgZCZXJsaW4adggBEmCDAszMTXne1DAA5_YxmhRdd_N\
+                          ZN2VKl9L32Jl9-ZybE4b2eNIrhFOKYU4XAOHq3RPLDxdHTW6ANiO24rCOO4rj06HzcVZy3pel58-L1KSPG-_PneL2B\
+                          oyZQRz3qlu2hoAaEATXwzyyIshzBHREtsdmc6kiBggBEAUYeA";
+
 /// A bank code with its checksum, CRC-16/CCITT-FALSE bit by bit.
 fn payment_code() -> String {
     let body = "00020101021138530010A0000007270123000697041601098888888880208QRIBFTTA53037045802VN6304";
@@ -94,7 +103,25 @@ fn each_specimen_is_recorded_and_forms_of_one_person_are_one() {
             "asserted",
             200,
         ),
+        (
+            "bhyt",
+            &gate,
+            "0123456789|4e677579656e2056616e2041|01/01/1990|1|-|01 - 001|01/04/2021|-|15/03/2021|x$",
+            "person",
+            "asserted",
+            201,
+        ),
+        (
+            "bhyt-old",
+            &gate,
+            "DN4010123456789|4e677579656e2056616e2041|1990|1|-|01 - 001|01/01/2020|31/12/2020|x$",
+            "person",
+            "asserted",
+            200,
+        ),
         ("poster", &phone, "https://qr.pccovid.gov.vn/abc123", "place", "asserted", 201),
+        ("poster-nz", &phone, NZ_POSTER, "place", "asserted", 201),
+        ("poster-cwa", &phone, CWA_POSTER, "place", "asserted", 201),
         ("sg1-place", &phone, place.as_str(), "place", "proven", 201),
     ] {
         let mut scan = request(id, code);
@@ -184,6 +211,8 @@ fn a_readable_scan_is_refused_by_name() {
         (&gate, issued(now.0 + 10 * DAY_MS), "not_yet_valid"),
         (&gate, card(1).replace("Nam", "Nữ"), "inconsistent_identity"),
         (&gate, "shc:/1/2/567629".to_owned(), "chunked_code"),
+        (&phone, "UKC19TRACING:1:eyJhbGciOiJFUzI1NiIsImtpZCI6IjMifQ.e30.AAAA".to_owned(), "unknown_key"),
+        (&gate, NZ_POSTER.to_owned(), "wrong_subject"),
         (&gate, place, "wrong_subject"),
         (&gate, poster.to_owned(), "wrong_subject"),
         (&phone, card(1), "wrong_subject"),
@@ -325,10 +354,10 @@ fn what_is_too_large_is_413_and_names_the_bound() {
     let authorization = format!("Bearer {}", server.place_device("gate"));
     let four = format!("{}\n", request("a", "x")).repeat(4);
     let long = " ".repeat(5_000);
-    for (content_type, encoding, body, bound, limit) in [
-        (NDJSON, "identity", four.into_bytes(), "limits.batch_lines_max", 3),
-        (JSON, "identity", long.clone().into_bytes(), "limits.body_bytes_max", 2_000),
-        (NDJSON, "gzip", gzip(long.as_bytes()), "limits.batch_inflated_bytes_max", 4_000),
+    for (content_type, encoding, body, bound, limit, value) in [
+        (NDJSON, "identity", four.into_bytes(), "limits.batch_lines_max", 3, Some(4)),
+        (JSON, "identity", long.clone().into_bytes(), "limits.body_bytes_max", 2_000, None),
+        (NDJSON, "gzip", gzip(long.as_bytes()), "limits.batch_inflated_bytes_max", 4_000, None),
     ] {
         let headers = [
             ("Authorization", authorization.as_str()),
@@ -338,6 +367,7 @@ fn what_is_too_large_is_413_and_names_the_bound() {
         let problem = server.post_with(&headers, &body).problem();
         assert_eq!((problem.status, problem.outcome.as_str()), (413, "too_large"));
         assert_eq!((problem.bound.as_deref(), problem.limit), (Some(bound), Some(limit)));
+        assert_eq!(problem.value, value, "{bound}");
     }
 }
 

@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use scangate::issue;
-use scangate::openapi::{BatchLine, Problem, Recorded, Reloaded};
+use scangate::openapi::{BatchLine, Duplicate, Problem, Recorded, Reloaded};
 use scangate::scan::UnixMillis;
 
 const TTL: Duration = Duration::from_hours(1);
@@ -231,6 +231,47 @@ fn a_revoked_key_code_or_device_is_refused_after_a_reload() {
     revoke(Revocation::Device(App::PcCovid, "dev-1".to_owned()));
     assert_eq!(refused(server.scan(&token, "e", &newer)), (401, "unauthenticated".to_owned()));
     assert_eq!(server.scan(&server.named_device("dev-2", now), "e", &card(5)).status, 201);
+}
+
+/// An NHS place poster of the venue 4WT59M5Y, and the file of the key that signed it.
+fn nhs_poster() -> (String, String) {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let header = encode(br#"{"alg":"ES256","kid":"poster-1","typ":"JWT"}"#);
+    let signed = format!("{header}.{}", encode(br#"{"id":"4WT59M5Y","opn":"Town Hall","vt":"004"}"#));
+    let signature = pair.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+    let point = pair.public_key().as_ref();
+    let (x, y) = (encode(&point[1..33]), encode(&point[33..]));
+    let file = format!(r#"{{"kty":"EC","crv":"P-256","x":"{x}","y":"{y}","kid":"poster-1"}}"#);
+    (format!("UKC19TRACING:1:{signed}.{}", encode(signature.as_ref())), file)
+}
+
+#[test]
+fn a_poster_s_key_is_taken_and_taken_away_by_a_reload() {
+    let server = Server::start(|_| {});
+    let phone = server.person_device("001090123456");
+    let (poster, key) = nhs_poster();
+    let outcome = |id: &str| server.scan(&phone, id, &poster).problem().outcome;
+    assert_eq!(outcome("before"), "unknown_key");
+    let keys = server.data().join("keys/nhs");
+    std::fs::create_dir(&keys).unwrap();
+    std::fs::write(keys.join("poster-1.json"), key).unwrap();
+    assert!(server.operate("POST", "/v1/reload").json::<Reloaded>().keys_changed);
+    let recorded: Recorded = server.scan(&phone, "with", &poster).json();
+    assert_eq!((recorded.subject.as_str(), recorded.trust.as_str()), ("place", "proven"));
+    // The same person at the same place, as a scanner there sees it.
+    let mut met = request("gate", &card(123_456));
+    met["direction"] = "in".into();
+    let met = server.post(&server.place_device("nhs/4WT59M5Y"), "application/json", met.to_string());
+    assert_eq!(met.json::<Duplicate>().original.checkin, recorded.checkin);
+    issue::keys_revoke(&server.data(), &issue::Revocation::Kid("poster-1".to_owned()), UnixMillis::now())
+        .unwrap();
+    assert!(server.operate("POST", "/v1/reload").json::<Reloaded>().keys_changed);
+    assert_eq!(outcome("after"), "revoked");
 }
 
 #[test]

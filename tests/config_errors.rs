@@ -96,6 +96,7 @@ fn broken_relations_name_both_keys_and_where_one_was_set() {
     for (text, key) in [
         ("[journal]\nretain_s = 60", "journal.retain_s"),
         ("[journal]\nsegment_bytes = 65536", "journal.segment_bytes"),
+        ("[journal]\nsegment_bytes = 5242880", "journal.segment_bytes"),
         ("[journal]\nbytes_max = 67108864", "journal.bytes_max"),
         ("[journal]\nlane_bytes_max = 8192", "journal.lane_bytes_max"),
         ("[limits]\ndevice_scans_burst = 10", "limits.device_scans_burst"),

@@ -25,7 +25,9 @@ const SECRETS: &[&str] = &[
     "162979388586171100",
     "0123232422",
     "1987-01-18",
-    "0010109063006",
+    "0109063006",
+    "Kauri Cafe",
+    "9429300000007",
 ];
 
 const PAYLOADS: &[&str] = &[
@@ -34,7 +36,10 @@ const PAYLOADS: &[&str] = &[
     "001090123456|012345678|Nguyễn Văn A|01011990|Nữ|12 Phố Huế|15042021",
     "001093029317|NGUYEN VAN A|1987-01-18|0|162979388586171100|<1<00<0123232422",
     "001093029317|NGUYEN VAN A|1987-01-18|0|not-a-qid|<1<00<0123232422",
-    "DN4010109063006|4e677579e1bb856e2056c4836e2041|01/01/1990|1|5068e1bb912048756e|01-001|01/01/2021|-|x|$",
+    "DN4010109063006|4e677579e1bb856e2056c4836e2041|01/01/1990|1|5068e1bb912048756e|01-001|01/01/2021|-|15/12/2020|x|$",
+    "DN4010109063006|4e677579e1bb856e2056c4836e2041|01/01/1990|1|5068e1bb912048756e|01-001|01/01/2021|-|1989|x|$",
+    "NZCOVIDTRACER:eyJnbG4iOiI5NDI5MzAwMDAwMDA3IiwidmVyIjoiYzE5OjEiLCJ0eXAiOiJlbnRyeSIsIm9wbiI6IkthdXJpIENhZmUiLCJhZH\
+     IiOiIifQ==",
     "HC1:NGUYEN VAN A 001090123456",
     "NGUYEN VAN A 001090123456",
     "SG1:NGUYEN VAN A 001090123456",
@@ -146,13 +151,13 @@ fn no_name_number_or_payload_is_left_anywhere() {
             assert!(SECRETS.iter().all(|secret| !answer.contains(secret)), "{answer}");
         }
     }
-    assert_eq!(recorded, 2, "the citizen card and the PC-COVID code");
+    assert_eq!(recorded, 3, "the citizen card, the PC-COVID code and the insurance card");
     let get = |path: &str| {
         exchange(gateway.admin, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
     };
     let export =
         run(&["export", "--from", "2020-01-01T00:00:00Z", "--to", "2100-01-01T00:00:00Z"], &data_dir);
-    assert_eq!(export.lines().count(), 2, "{export}");
+    assert_eq!(export.lines().count(), 3, "{export}");
     let feed_token = fs::read_to_string(data_dir.join("keys/feed-token")).expect("the feed's token");
     let lines = "{\"citizen\":\"001090123456\",\"qid\":\"162979388586171100\",\"insurance\":\"DN0010109063006\"}\n\
                  {\"citizen\":\"001093029317x\",\"qid\":\"162979388586171100\"}\nNGUYEN VAN A\n";

@@ -14,6 +14,8 @@ mod allocations;
 mod budget;
 mod callgrind;
 mod fixture;
+#[path = "../../tests/health_support/mod.rs"]
+mod health_support;
 mod stages;
 
 use std::fs;

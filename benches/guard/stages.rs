@@ -24,6 +24,7 @@ use scangate::scan::{
 use scangate::verify::{self, KeyStore, Pepper, Resolved, TokenCache};
 
 use crate::fixture::{self, NOW};
+use crate::health_support::{self, dgc};
 
 /// Rounds a stage; the cheapest counts.
 pub const ROUNDS: usize = 3;
@@ -142,17 +143,36 @@ fn request(dir: &Path) -> Result<Vec<Stage>> {
 const CCCD: &str =
     "001090123456|012345678|NGUYEN VAN A|01011990|Nam|12 Phố Huế, Hai Bà Trưng, Hà Nội|15042021";
 
+const BHYT: &str = "0123456789|4e677579656e2056616e2041|01/01/1990|1|-|01 - 001|01/04/2021|-|15/03/2021|\
+                    01010123456789|-|4|01/10/2026|0123456789abcdef-1202|4|48e1bb93|$";
+
+const NZ_POSTER: &str = "NZCOVIDTRACER:eyJnbG4iOiI5NDI5MzAwMDAwMDA3IiwidmVyIjoiYzE5OjEiLCJ0eXAiOiJlbnRyeSIsIm9wbiI6Ik\
+                         NhZsOpIiwiYWRyIjoiMSBSb2FkXG5Ub3duIn0=";
+
+/// The example in the format's specification.
+const CWA_POSTER: &str = "https://e.coronawarn.app?v=1#CAESEwgBEgdGcmlzZXVyGgZCZXJsaW4adggBEmCDAszMTXne1DAA5_YxmhRdd_N\
+                          ZN2VKl9L32Jl9-ZybE4b2eNIrhFOKYU4XAOHq3RPLDxdHTW6ANiO24rCOO4rj06HzcVZy3pel58-L1KSPG-_PneL2B\
+                          oyZQRz3qlu2hoAaEATXwzyyIshzBHREtsdmc6kiBggBEAUYeA";
+
 fn payload() -> Vec<Stage> {
     let parse = |name, text: &'static str| stage(name, 200, move |_| payload::parse(black_box(text)).is_ok());
     vec![
         parse("payload: cccd", CCCD),
         parse("payload: qrqg", "001093029317|NGUYEN VAN A|1987-01-18|0|162979388586171100|<1<00<0123232422"),
         parse("payload: pc-covid poster", fixture::PLACE),
+        parse("payload: bhyt", BHYT),
+        parse("payload: nz poster", NZ_POSTER),
+        parse("payload: corona-warn-app poster", CWA_POSTER),
     ]
 }
 
 fn verify(dir: &Path) -> Result<Vec<Stage>> {
+    let certificate = dgc::sample(dgc::AUSTRIAN);
+    health_support::write(dir, "hc1/austria.pem", &certificate.pem());
+    let text = certificate.prefix.clone().context("the certificate's text")?;
+    let valid_at = certificate.clock().context("the certificate's clock")?;
     let store = Arc::new(KeyStore::open(dir)?);
+    ensure!(verify::hc1(&text, valid_at, &store.load()).is_ok(), "the certificate is refused");
     let identity = Identity::new(&Pepper::load(dir)?);
     let token: Arc<str> = fixture::person_token(dir, NOW)?.into();
     let verified = verify::signed(SignedForm::Sg1(&token), NOW, &store.load())
@@ -162,6 +182,7 @@ fn verify(dir: &Path) -> Result<Vec<Stage>> {
     let resolved = Resolved { subject, form: verified.form, validity: verified.validity };
     cache.insert(cache.key(&token), &store.load(), resolved);
     let (cold_store, cold_token) = (Arc::clone(&store), Arc::clone(&token));
+    let health_store = Arc::clone(&store);
     Ok(vec![
         stage("verify: token seen before", 200, move |_| {
             let keys = store.load();
@@ -171,6 +192,9 @@ fn verify(dir: &Path) -> Result<Vec<Stage>> {
         }),
         stage("verify: token never seen", 20, move |_| {
             verify::sg1(black_box(&cold_token), NOW, &cold_store.load()).is_ok()
+        }),
+        stage("verify: health certificate never seen", 20, move |_| {
+            verify::hc1(black_box(&text), valid_at, &health_store.load()).is_ok()
         }),
     ])
 }

@@ -7,6 +7,9 @@ use super::{Config, FrameDecoder, FrameIsolation, FrameStage};
 /// margin keeps this file free of its layout.
 const RECORD_BYTES_MAX: u64 = 256;
 
+/// An upper bound on what a segment holds beside one commit's records.
+const HEADERS_BYTES_MAX: u64 = 1024;
+
 /// A broken relation, told at the key that should change.
 pub(super) struct Broken {
     pub(super) section: &'static str,
@@ -104,6 +107,8 @@ fn sizes(config: &Config) -> Vec<AtLeast> {
     let Config { limits, journal, .. } = config;
     let lines_max = wide(limits.batch_lines_max);
     let payload = ("limits", "payload_bytes_max", wide(limits.payload_bytes_max));
+    let largest_commit =
+        wide(journal.lane_bytes_max.saturating_add(journal.batch_bytes_max)) + HEADERS_BYTES_MAX;
     vec![
         AtLeast {
             applies: limits.device_scans_per_s > 0,
@@ -125,8 +130,8 @@ fn sizes(config: &Config) -> Vec<AtLeast> {
         ),
         rule(
             ("journal", "segment_bytes", journal.segment_bytes),
-            ("journal", "batch_bytes_max", wide(journal.batch_bytes_max)),
-            "since a commit doesn't span segments",
+            ("journal", "lane_bytes_max", largest_commit),
+            "which with journal.batch_bytes_max and headers is the largest commit; none spans segments",
         ),
         rule(
             ("journal", "bytes_max", journal.bytes_max),

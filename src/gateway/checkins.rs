@@ -69,10 +69,11 @@ async fn batch(core: &Core, device: &Device, body: &[u8]) -> Response<Bytes> {
     let limits = core.shared.limits();
     let count = request::lines(body).take(limits.batch_lines_max + 1).count();
     if count > limits.batch_lines_max {
+        let (limit, lines) = (limits.batch_lines_max, request::lines(body).count());
         let problem =
-            Problem::new(Outcome::TooLarge, format!("a batch may have {} lines", limits.batch_lines_max));
+            Problem::new(Outcome::TooLarge, format!("a batch may have {limit} lines; this one has {lines}"));
         return respond::problem(
-            &problem.bound("limits.batch_lines_max").limit(limits.batch_lines_max as u64, None),
+            &problem.bound("limits.batch_lines_max").limit(limit as u64, Some(lines as u64)),
         );
     }
     if let Err(problem) = within_rate(core, device, u32::try_from(count).unwrap_or(u32::MAX)) {

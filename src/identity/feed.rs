@@ -11,11 +11,11 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Deserializer};
 
-/// Bytes of a line. All fields at their longest take 230.
+/// Bytes of a line. All fields at their longest take 290.
 pub const LINE_BYTES_MAX: usize = 512;
 
-/// Characters of a certificate's identifier: the EU's guidelines end at 72 with its prefix.
-pub const CERTIFICATE_CHARS_MAX: usize = 80;
+/// Characters of a certificate's identifier without its prefix: as many as a scanned certificate may have.
+pub const CERTIFICATE_CHARS_MAX: usize = 128;
 
 /// Characters of a cursor.
 pub const CURSOR_CHARS_MAX: usize = 64;
@@ -203,7 +203,7 @@ fn insurance(code: &str) -> Result<&str, BadLine> {
 
 /// As codes of that form are resolved: without `URN:UVCI:` in whatever case, in upper case.
 fn certificate(uvci: &str) -> Result<Cow<'_, str>, BadLine> {
-    const RULE: &str = "must be 1 to 80 visible ASCII characters";
+    const RULE: &str = "must be 1 to 128 visible ASCII characters";
     const PREFIX: &str = "URN:UVCI:";
     let bare = match uvci.split_at_checked(PREFIX.len()) {
         Some((prefix, rest)) if prefix.eq_ignore_ascii_case(PREFIX) => rest,

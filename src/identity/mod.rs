@@ -8,10 +8,14 @@
 //! |---|---|
 //! | citizen number | the twelve digits |
 //! | PC-COVID QID | `qid:` and the eighteen digits |
-//! | health-insurance code | `bhyt:` and its last ten digits, which old and new cards share |
-//! | certificate | `uvci:` and its identifier in upper case, without `URN:UVCI:` |
+//! | health certificate (HC1) | `uvci:` and the UVCI without `URN:UVCI:`, in upper case |
+//! | SMART Health Card | `shc:`, issuer, `#`, and the card's `rid` or the hash of what was signed |
+//! | social-insurance number | `bhyt:` and the ten digits |
 //! | another person reference | `ref:` and the reference |
-//! | place poster | `place:`, host, `/`, slug |
+//! | PC-COVID place poster | `place:`, host, `/`, slug |
+//! | NHS place poster | `place:nhs/` and the venue's id |
+//! | NZ place poster | `place:gln/` and the location number |
+//! | Corona-Warn-App place poster | `place:cwa/` and the SHA-256 of its message, hexadecimal |
 //! | another place reference | `place:` and the reference |
 //!
 //! Where the pepper was rotated, a person's pseudonym is HMAC-SHA-256(next pepper, pseudonym of before), first 16
@@ -39,7 +43,7 @@ use zeroize::Zeroizing;
 
 use crate::payload::{PersonForm, PersonRef, PlaceForm, PlaceRef, place_reference};
 use crate::scan::{App, ClientKey, DeviceKey, Outcome, PlaceKey, Pseudonym, Refusal};
-use crate::verify::{Holder, Pepper, ResolvedSubject, TokenKind};
+use crate::verify::{Holder, Pepper, ResolvedSubject, TokenKind, hex};
 use feed::Alias;
 
 /// Turns identifiers into pseudonyms and keys. Cheap to share, safe to use from every core.
@@ -84,6 +88,7 @@ impl Identity {
     pub fn person(&self, form: &PersonForm<'_>) -> Pseudonym {
         match form.key {
             PersonRef::Citizen(number) => self.citizen(number),
+            PersonRef::Insurance(number) => self.alias(&Alias::Insurance(number)),
             PersonRef::Qid(qid) => self.alias(&Alias::Qid(qid)),
         }
     }
@@ -122,20 +127,25 @@ impl Identity {
 
     /// The key of the place that an unsigned code names.
     pub fn place_form(&self, form: &PlaceForm<'_>) -> PlaceKey {
-        self.place_url(form.reference)
+        self.place_of_poster(form.reference)
     }
 
-    /// The key behind a place reference: a poster's URL, or any other text that names a place.
+    /// The key behind a place reference: what an unsigned poster says, or any other text that names a place
+    /// (`gln/` and a location number names the NZ poster's, `nhs/` and a venue's id the NHS poster's).
     pub fn place(&self, reference: &str) -> PlaceKey {
         let reference = reference.trim();
         match place_reference(reference) {
-            Some(url) => self.place_url(url),
+            Some(poster) => self.place_of_poster(poster),
             None => PlaceKey(self.tag(&["place:", reference])),
         }
     }
 
-    fn place_url(&self, url: PlaceRef<'_>) -> PlaceKey {
-        PlaceKey(self.tag(&["place:", url.host, "/", url.slug]))
+    fn place_of_poster(&self, poster: PlaceRef<'_>) -> PlaceKey {
+        PlaceKey(match poster {
+            PlaceRef::Url { host, slug } => self.tag(&["place:", host, "/", slug]),
+            PlaceRef::Gln(digits) => self.tag(&["place:gln/", &String::from_utf8_lossy(&digits)]),
+            PlaceRef::Digest(digest) => self.tag(&["place:cwa/", &hex(&digest)]),
+        })
     }
 
     /// The key of one device of one app, from its token's `iss` and `sub`.
@@ -160,12 +170,16 @@ impl Identity {
     /// # Errors
     /// The code stands for a device.
     pub fn holder(&self, holder: &Holder) -> Result<ResolvedSubject, Refusal> {
-        match *holder {
-            Holder::Cti(TokenKind::Person, cti) => Ok(ResolvedSubject::Person(self.person_of_cti(cti))),
-            Holder::Cti(TokenKind::Place, cti) => Ok(ResolvedSubject::Place(self.place_of_cti(cti))),
+        match holder {
+            Holder::Cti(TokenKind::Person, cti) => Ok(ResolvedSubject::Person(self.person_of_cti(*cti))),
+            Holder::Cti(TokenKind::Place, cti) => Ok(ResolvedSubject::Place(self.place_of_cti(*cti))),
             Holder::Cti(TokenKind::Device, _) => {
                 Err(Refusal::new(Outcome::WrongSubject, "the code stands for a device"))
             }
+            Holder::Person { label, value } => {
+                Ok(ResolvedSubject::Person(self.person_named(&[label, ":", value])))
+            }
+            Holder::NhsVenue(id) => Ok(ResolvedSubject::Place(PlaceKey(self.tag(&["place:nhs/", id])))),
         }
     }
 
@@ -300,6 +314,45 @@ mod tests {
         assert_eq!(identity.place("qr.pccovid.gov.vn/Ab3x"), key);
         assert_ne!(identity.place("qr.pccovid.gov.vn/ab3x"), key);
         assert_ne!(identity.place("001090123456").0, identity.person_reference("001090123456").0);
+    }
+
+    #[test]
+    fn insurance_cards_of_one_person_meet() {
+        let identity = identity(7);
+        let new = "0123456789|4e|1990|1|-|01 - 001|01/04/2021|-|15/03/2021|x$";
+        let old = new.replacen("0123456789", "DN4010123456789", 1);
+        assert_eq!(person(&identity, new), person(&identity, &old));
+        assert_eq!(person(&identity, new).0, identity.tag(&["bhyt:0123456789"]));
+        assert_ne!(person(&identity, new), identity.person_reference("0123456789"));
+    }
+
+    #[test]
+    fn what_the_feed_names_is_what_a_code_is_resolved_to() {
+        let identity = identity(7);
+        let line = br#"{"citizen":null,"insurance":"DN4010123456789","certificate":"urn:uvci:01:vn:abc#x"}"#;
+        let named = feed::line(line, |_, aliases| {
+            aliases.iter().map(|alias| identity.alias(alias)).collect::<Vec<_>>()
+        });
+        let card = person(&identity, "0123456789|4e|1990|1|-|01 - 001|01/04/2021|-|15/03/2021|x$");
+        let holder = Holder::Person { label: "uvci", value: "01:VN:ABC#X".to_owned() };
+        let Ok(ResolvedSubject::Person(certificate)) = identity.holder(&holder) else {
+            panic!("not a person");
+        };
+        assert_eq!(named, Ok(vec![card, certificate]));
+    }
+
+    #[test]
+    fn posters_of_other_countries_are_places_by_the_documented_names() {
+        let identity = identity(7);
+        let nz = "NZCOVIDTRACER:eyJnbG4iOiI5NDI5MzAwMDAwMDA3IiwidmVyIjoiYzE5OjEiLCJ0eXAiOiJlbnRyeSIsIm9wbiI6Ii\
+                  IsImFkciI6IiJ9";
+        let Ok(Claim::Place(poster)) = payload::parse(nz) else { panic!("not a place") };
+        assert_eq!(identity.place_form(&poster).0, identity.tag(&["place:gln/9429300000007"]));
+        assert_eq!(identity.place(nz), identity.place("gln/9429300000007"));
+        let cwa = PlaceForm { form: crate::scan::Form::CwaPlace, reference: PlaceRef::Digest([0xab; 32]) };
+        assert_eq!(identity.place_form(&cwa), identity.place(&format!("cwa/{}", "ab".repeat(32))));
+        let nhs = identity.holder(&Holder::NhsVenue("4WT59M5Y".to_owned()));
+        assert_eq!(nhs, Ok(ResolvedSubject::Place(identity.place("nhs/4WT59M5Y"))));
     }
 
     #[test]

@@ -7,15 +7,22 @@
 //! A new format is one file beside these and one row in [`FORMATS`].
 
 mod sg1;
+mod hc1;
+mod shc;
 mod pc_covid_place;
+mod nhs;
+mod nz;
+mod cwa;
 mod payment;
 mod qrqg;
 mod cccd;
-mod unaccepted;
+mod bhyt;
 mod text;
 
-pub use pc_covid_place::{PlaceRef, place_reference};
+pub use hc1::PREFIX as HC1_PREFIX;
+pub use nhs::{NHS_BYTES_MAX, PREFIX as NHS_PREFIX};
 pub use sg1::{PREFIX as SG1_PREFIX, SG1_BYTES_MAX};
+pub use shc::PREFIX as SHC_PREFIX;
 
 use crate::scan::{Form, Outcome, Refusal};
 
@@ -39,13 +46,19 @@ pub enum Claim<'a> {
 pub enum SignedForm<'a> {
     /// scangate's own token, prefix included.
     Sg1(&'a str),
+    /// An EU Digital COVID Certificate, prefix included.
+    Hc1(&'a str),
+    /// A SMART Health Card, prefix included: pairs of digits after it.
+    Shc(&'a str),
+    /// An NHS place poster, prefix included.
+    Nhs(&'a str),
 }
 
 impl<'a> SignedForm<'a> {
     /// The whole payload, prefix included: what a cache of verified codes is keyed by.
     pub const fn text(self) -> &'a str {
         match self {
-            Self::Sg1(text) => text,
+            Self::Sg1(text) | Self::Hc1(text) | Self::Shc(text) | Self::Nhs(text) => text,
         }
     }
 }
@@ -73,6 +86,8 @@ pub enum PersonRef<'a> {
     Citizen(&'a str),
     /// A PC-COVID QID: eighteen digits.
     Qid(&'a str),
+    /// A social-insurance number: ten digits.
+    Insurance(&'a str),
 }
 
 /// Shows the kind only: the value is a person's number.
@@ -81,6 +96,7 @@ impl std::fmt::Debug for PersonRef<'_> {
         f.write_str(match self {
             Self::Citizen(_) => "Citizen(..)",
             Self::Qid(_) => "Qid(..)",
+            Self::Insurance(_) => "Insurance(..)",
         })
     }
 }
@@ -92,6 +108,22 @@ pub struct PlaceForm<'a> {
     pub form: Form,
     /// Which place.
     pub reference: PlaceRef<'a>,
+}
+
+/// A place as its own poster names it, in canonical form: what is the same on every print of the poster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlaceRef<'a> {
+    /// A URL.
+    Url {
+        /// Its host, lowercase.
+        host: &'static str,
+        /// Its path without the outer slashes.
+        slug: &'a str,
+    },
+    /// A GS1 Global Location Number, as ASCII digits.
+    Gln([u8; 13]),
+    /// The SHA-256 of what the poster says.
+    Digest([u8; 32]),
 }
 
 /// One known format: how to recognise it, and how to read it.
@@ -107,16 +139,16 @@ pub struct Format {
 /// The known formats in sniffing order: the first whose shape matches decides.
 pub const FORMATS: &[Format] = &[
     sg1::FORMAT,
-    unaccepted::HC1,
-    unaccepted::SHC,
+    hc1::FORMAT,
+    shc::FORMAT,
     pc_covid_place::FORMAT,
-    unaccepted::NHS,
-    unaccepted::NZ,
-    unaccepted::CWA,
+    nhs::FORMAT,
+    nz::FORMAT,
+    cwa::FORMAT,
     payment::FORMAT,
     qrqg::FORMAT,
     cccd::FORMAT,
-    unaccepted::BHYT,
+    bhyt::FORMAT,
 ];
 
 /// Reads one scanned payload. A keyboard scanner's trailing CR, LF or TAB is dropped, nothing else.
@@ -131,6 +163,14 @@ pub fn parse(text: &str) -> Result<Claim<'_>, Refusal> {
     match sniff(text) {
         Some(format) => (format.parse)(text),
         None => Err(Refusal::new(Outcome::Unrecognized, "the payload matches no known format")),
+    }
+}
+
+/// The place behind the text of an unsigned poster; `None` where the text is none.
+pub fn place_reference(text: &str) -> Option<PlaceRef<'_>> {
+    match parse(text) {
+        Ok(Claim::Place(form)) => Some(form.reference),
+        _ => None,
     }
 }
 
@@ -200,6 +240,21 @@ mod tests {
             first in "[0-9A-Z*]{0,14}", fields in proptest::collection::vec("[0-9a-zA-Z*<. -]{0,18}", 0..12),
         ) {
             check(&format!("{first}|{}", fields.join("|")));
+        }
+
+        #[test]
+        fn insurance_cards_do(
+            code in "[A-Z]{0,2}[0-9]{10,13}", fields in proptest::collection::vec("[0-9a-f]{0,6}|[0-3][0-9]/[01][0-9]/20[0-9]{2}|-|1|2", 7..12),
+        ) {
+            check(&format!("{code}|{}|$", fields.join("|")));
+        }
+
+        #[test]
+        fn any_bytes_behind_a_poster_s_base64_do(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            use base64::Engine;
+            use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+            check(&format!("https://e.coronawarn.app?v=1#{}", URL_SAFE_NO_PAD.encode(&bytes)));
+            check(&format!("NZCOVIDTRACER:{}", STANDARD.encode(&bytes)));
         }
 
         #[test]

@@ -2,7 +2,7 @@
 //! little differently, so scheme and host are compared without case, and the query, the fragment and
 //! trailing slashes are dropped; what is left of the path is the place's slug, its case kept.
 
-use super::{Claim, Format, PlaceForm};
+use super::{Claim, Format, PlaceForm, PlaceRef};
 use crate::scan::{Form, Outcome, Refusal};
 
 /// Hosts whose URLs are place posters.
@@ -15,34 +15,25 @@ const SLUG_BYTES_MAX: usize = 128;
 
 pub(super) const FORMAT: Format = Format { name: Form::PcCovidPlace.name(), sniff, parse };
 
-/// A place as its poster names it, in canonical form.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PlaceRef<'a> {
-    /// The poster's host, lowercase.
-    pub host: &'static str,
-    /// The path without its outer slashes.
-    pub slug: &'a str,
-}
-
-/// The canonical reference behind a poster's URL; `None` where the text is no such URL.
-pub fn place_reference(text: &str) -> Option<PlaceRef<'_>> {
-    let (host, path) = split(text)?;
-    let slug = slug(path)?;
-    Some(PlaceRef { host, slug })
-}
-
 fn sniff(text: &str) -> bool {
     split(text).is_some()
 }
 
 fn parse(text: &str) -> Result<Claim<'_>, Refusal> {
-    match place_reference(text) {
+    match reference(text) {
         Some(reference) => Ok(Claim::Place(PlaceForm { form: Form::PcCovidPlace, reference })),
         None => Err(Refusal::new(
             Outcome::Unrecognized,
             "a PC-COVID place poster names its place in a path of 1 to 128 unreserved characters",
         )),
     }
+}
+
+/// The canonical reference behind a poster's URL.
+fn reference(text: &str) -> Option<PlaceRef<'_>> {
+    let (host, path) = split(text)?;
+    let slug = slug(path)?;
+    Some(PlaceRef::Url { host, slug })
 }
 
 /// The known host and everything after it; the host must end there.
@@ -72,7 +63,7 @@ mod tests {
 
     #[test]
     fn printings_of_one_poster_are_one_place() {
-        let expected = Some(PlaceRef { host: "qr.pccovid.gov.vn", slug: "Ab3x-9" });
+        let expected = Some(PlaceRef::Url { host: "qr.pccovid.gov.vn", slug: "Ab3x-9" });
         for text in [
             "https://qr.pccovid.gov.vn/Ab3x-9",
             "https://qr.pccovid.gov.vn/Ab3x-9/",
@@ -81,10 +72,10 @@ mod tests {
             "https://qr.pccovid.gov.vn/Ab3x-9/?a#b",
             "https://qr.pccovid.gov.vn/Ab3x-9#top",
         ] {
-            assert_eq!(place_reference(text), expected, "{text}");
+            assert_eq!(reference(text), expected, "{text}");
         }
-        assert_ne!(place_reference("https://qr.pccovid.gov.vn/ab3x-9"), expected);
-        assert_ne!(place_reference("https://qr.tokhaiyte.vn/Ab3x-9"), expected);
+        assert_ne!(reference("https://qr.pccovid.gov.vn/ab3x-9"), expected);
+        assert_ne!(reference("https://qr.tokhaiyte.vn/Ab3x-9"), expected);
     }
 
     #[test]

@@ -1,4 +1,9 @@
-//! Small text rules that several formats share: fields, digits, calendar dates.
+//! Small text rules that several formats share: fields, digits, calendar dates, base64.
+
+use base64::Engine;
+use base64::engine::GeneralPurpose;
+
+use super::PAYLOAD_BYTES_MAX;
 
 /// Splits `text` at `|` into its first `N` fields and says how many there are in all. Fields that are
 /// not there are empty.
@@ -50,6 +55,11 @@ impl Date {
         Self::checked(text.get(0..4)?, text.get(5..7)?, text.get(8..10)?)
     }
 
+    /// `dd/mm/yyyy`, a day that exists in the Gregorian calendar.
+    pub(super) fn slashed(text: &str) -> Option<Self> {
+        Self::checked(text.get(6..10)?, text.get(3..5)?, text.get(0..2)?)
+    }
+
     fn checked(year: &str, month: &str, day: &str) -> Option<Self> {
         let (year, month, day) = (number(year)?, number(month)?, number(day)?);
         let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
@@ -62,6 +72,15 @@ impl Date {
         };
         (year > 0 && (1..=days).contains(&day)).then_some(Self { year, month, day })
     }
+}
+
+/// Room for the bytes behind the longest base64 that a payload can hold.
+pub(super) type Decoded = [u8; PAYLOAD_BYTES_MAX / 4 * 3];
+
+/// The bytes that `text` stands for, in memory of the caller's: a claim is read without allocating.
+pub(super) fn base64<'a>(alphabet: &GeneralPurpose, text: &str, room: &'a mut Decoded) -> Option<&'a [u8]> {
+    let length = alphabet.decode_slice(text, room).ok()?;
+    room.get(..length)
 }
 
 #[cfg(test)]
@@ -87,5 +106,7 @@ mod tests {
         }
         assert!(Date::iso("2020-02-29").is_some());
         assert!(Date::iso("2021-02-29").is_none());
+        assert!(Date::slashed("29/02/2020").is_some());
+        assert!(Date::slashed("29/02/2021").is_none());
     }
 }

@@ -200,12 +200,7 @@ impl Embedded {
         to: UnixMillis,
         into: &mut Vec<Checkin>,
     ) -> Result<(), StoreError> {
-        let day_starts = i64::from(day) * DAY_MS;
-        let (from, to) = (from.0.max(day_starts), to.0.min(day_starts + DAY_MS));
-        if from >= to {
-            return Ok(());
-        }
-        let bound = |at: i64| CheckinId::new(UnixMillis(at), 0).0;
+        let bound = |at: UnixMillis| CheckinId::new(at, 0).0;
         let start = key_from(BY_PLACE, place.0, bound(from), i64::MIN);
         let end = key_from(BY_PLACE, place.0, bound(to), i64::MIN);
         self.read_rows(day, BY_PLACE, start, end, into)

@@ -196,11 +196,15 @@ impl Store {
         to: UnixMillis,
     ) -> Result<Vec<Checkin>, StoreError> {
         let mut rows = Vec::new();
-        let last_day = UnixMillis(to.0.saturating_sub(1)).day();
-        for day in from.day()..=last_day {
+        if from >= to {
+            return Ok(rows);
+        }
+        for day in from.day()..=UnixMillis(to.0 - 1).day() {
+            let starts = i64::from(day) * DAY_MS;
+            let (first, end) = (from.max(UnixMillis(starts)), to.min(UnixMillis(starts + DAY_MS)));
             match self {
-                Self::Embedded(store) => store.place_day(place, day, from, to, &mut rows)?,
-                Self::Cql(store) => store.place_day(place, day, from, to, &mut rows).await?,
+                Self::Embedded(store) => store.place_day(place, day, first, end, &mut rows)?,
+                Self::Cql(store) => store.place_day(place, day, first, end, &mut rows).await?,
             }
         }
         Ok(rows)

@@ -1,7 +1,8 @@
 //! A bounded cache of what has been verified, under a keyed hash of the bytes that were.
 //!
 //! The key of the hash is drawn when the process starts, so nobody outside can find two payloads that
-//! meet, and 128 bits are enough that none meet by chance. An entry also carries the generation of the
+//! meet, and 128 bits are enough that none meet by chance. SipHash-1-3 is enough too: no hash ever leaves
+//! the process, so there is nothing to learn the key from. An entry also carries the generation of the
 //! keys it was verified under, and is not found under another: a reload empties the cache at once, even
 //! of what a slow worker adds afterwards.
 //!
@@ -29,7 +30,7 @@ pub struct CacheKey(u128);
 
 /// A bounded map from a keyed hash to `V`.
 pub struct Cache<V> {
-    hasher: sip128::SipHasher24,
+    hasher: sip128::SipHasher13,
     shards: Vec<Shard<V>>,
     shard_entries_max: usize,
 }
@@ -58,7 +59,7 @@ impl<V: Clone> Cache<V> {
         // AWS-LC ends the process rather than return without randomness, so this cannot fail.
         let _ = rand::fill(&mut key);
         Self {
-            hasher: sip128::SipHasher24::new_with_key(&key),
+            hasher: sip128::SipHasher13::new_with_key(&key),
             shards: (0..SHARDS)
                 .map(|_| Shard(Mutex::new(Maps { young: Map::default(), old: Map::default() })))
                 .collect(),

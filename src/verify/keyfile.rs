@@ -1,4 +1,4 @@
-//! Keys on disk: one JSON Web Key per file (or a PEM public key, for device issuers), written whole or not
+//! Keys on disk: one JSON Web Key per file (or a PEM public key, for device issuers and NHS), written whole or not
 //! at all, never over an existing file, and readable by the gateway's user only.
 //!
 //! ```text
@@ -8,6 +8,7 @@
 //!   sg1/<kid>.json         OKP Ed25519 JWK and "epoch", "issuer", "types"
 //!   devices/<app>.<…>.json OKP Ed25519 or EC P-256 JWK; "app" in it wins over the file name's
 //!   devices/<app>.<kid>.pem  SubjectPublicKeyInfo of one of these
+//!   nhs/<kid>.pem          the same, of P-256
 //!   revoked.ndjson
 //!   feed-token             the bearer token of POST /v1/links
 //! ```
@@ -50,6 +51,10 @@ pub(crate) fn sg1_dir(data_dir: &Path) -> PathBuf {
 
 pub(crate) fn devices_dir(data_dir: &Path) -> PathBuf {
     keys_dir(data_dir).join("devices")
+}
+
+pub(crate) fn nhs_dir(data_dir: &Path) -> PathBuf {
+    keys_dir(data_dir).join("nhs")
 }
 
 pub(crate) fn revoked_path(data_dir: &Path) -> PathBuf {
@@ -207,16 +212,15 @@ const P256_SPKI: [u8; 26] = [
     0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 
-/// A PEM public key; its kid is the middle of the file name `<app>.<kid>.pem`.
+/// A PEM public key; its kid is its file name without an app's name before it and `.pem` behind it.
 fn read_pem(path: &Path, bytes: &[u8]) -> Result<KeyFile, KeysError> {
     let invalid = |field| KeysError::Invalid { path: path.to_owned(), field };
     let spki = SubjectPublicKeyInfoDer::from_pem_slice(bytes).map_err(|_| invalid("PUBLIC KEY"))?;
-    let kid = path
-        .file_stem()
-        .and_then(OsStr::to_str)
-        .and_then(|stem| stem.split_once('.'))
-        .map(|(_, kid)| kid.to_owned())
-        .ok_or_else(|| invalid("file name"))?;
+    let stem = path.file_stem().and_then(OsStr::to_str).ok_or_else(|| invalid("file name"))?;
+    let kid = match stem.split_once('.') {
+        Some((app, kid)) if App::from_name(app).is_some() => kid,
+        _ => stem,
+    };
     let (kty, crv, x, y) = if let Some(key) = spki.strip_prefix(&ED25519_SPKI) {
         ("OKP", "Ed25519", URL_SAFE_NO_PAD.encode(key), None)
     } else if let Some((0x04, point)) =
@@ -233,7 +237,7 @@ fn read_pem(path: &Path, bytes: &[u8]) -> Result<KeyFile, KeysError> {
         x,
         y,
         d: None,
-        kid,
+        kid: kid.to_owned(),
         alg: None,
         app: None,
         epoch: None,

@@ -16,8 +16,10 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::keyfile::{self, KeyFile, Secret};
+use super::nhs::NhsKey;
 use super::revocations::Revocations;
 use super::sg1::TokenKind;
+use super::trust::{Hc1Key, ShcKey, Trust};
 use crate::scan::{App, CheckinId};
 
 /// Why keys could not be read or written. No variant carries a key file's content.
@@ -50,6 +52,16 @@ pub enum KeysError {
         path: PathBuf,
         /// The member.
         field: &'static str,
+    },
+    /// A certificate of an issuer of health certificates can't be used.
+    #[error("{path}: certificate {number} {problem}")]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Which one in the file, from 1.
+        number: usize,
+        /// Why, as the rest of a sentence.
+        problem: &'static str,
     },
     /// Two key files carry one key id.
     #[error("{path}: key id `{kid}` is already used by another file")]
@@ -307,6 +319,8 @@ pub struct Keys {
     fingerprint: [u8; 32],
     sg1: Vec<(Kid, Sg1Key)>,
     issuers: Vec<IssuerKey>,
+    trust: Trust,
+    nhs: Vec<NhsKey>,
     revocations: Revocations,
     dev: bool,
 }
@@ -317,6 +331,7 @@ impl fmt::Debug for Keys {
             .field("generation", &self.generation)
             .field("sg1", &self.sg1.len())
             .field("issuers", &self.issuers.len())
+            .field("trusted", &self.trust.counts())
             .field("dev", &self.dev)
             .finish_non_exhaustive()
     }
@@ -333,6 +348,8 @@ impl Keys {
             fingerprint: [0; 32],
             sg1: Vec::new(),
             issuers: Vec::new(),
+            trust: Trust::load(&keyfile::keys_dir(data_dir), &revocations, &mut hash)?,
+            nhs: Vec::new(),
             revocations,
             dev: has_dev_pepper(data_dir)?,
         };
@@ -342,6 +359,10 @@ impl Keys {
         }
         for (path, file) in keyfile::read_dir(&keyfile::devices_dir(data_dir))? {
             keys.add_issuer(&path, &file)?;
+            fingerprint(&mut hash, &path, &file);
+        }
+        for (path, file) in keyfile::read_dir(&keyfile::nhs_dir(data_dir))? {
+            keys.add_nhs(&path, &file)?;
             fingerprint(&mut hash, &path, &file);
         }
         keys.fingerprint = hash.finish().as_ref().first_chunk().copied().unwrap_or_default();
@@ -400,6 +421,14 @@ impl Keys {
         Ok(())
     }
 
+    fn add_nhs(&mut self, path: &Path, file: &KeyFile) -> Result<(), KeysError> {
+        if self.nhs_key(&file.kid).is_some() {
+            return Err(KeysError::DuplicateKid { path: path.to_owned(), kid: file.kid.clone() });
+        }
+        self.nhs.push(NhsKey::read(path, file, self.revocations.kid(&file.kid))?);
+        Ok(())
+    }
+
     /// The SG1 key with this id. There are few: a scan of them beats a hash.
     pub fn sg1_key(&self, kid: Kid) -> Option<&Sg1Key> {
         self.sg1.iter().find_map(|(id, key)| (*id == kid).then_some(key))
@@ -408,6 +437,26 @@ impl Keys {
     /// The key with this id that an app signs device tokens with.
     pub fn issuer(&self, app: App, kid: &str) -> Option<&IssuerKey> {
         self.issuers.iter().find(|key| key.app == app && key.kid == kid)
+    }
+
+    /// The keys with this id that health certificates (HC1) are signed with.
+    pub fn hc1_keys(&self, kid: [u8; 8]) -> &[Hc1Key] {
+        self.trust.hc1(kid)
+    }
+
+    /// The keys with this id that SMART Health Cards are signed with.
+    pub fn shc_keys(&self, kid: &str) -> &[ShcKey] {
+        self.trust.shc(kid)
+    }
+
+    /// Whether a health certificate's or card's hash is revoked.
+    pub fn is_dcc_revoked(&self, hash: &[u8; 16]) -> bool {
+        self.revocations.dcc(hash)
+    }
+
+    /// The key with this id that NHS place posters are signed with.
+    pub fn nhs_key(&self, kid: &str) -> Option<&NhsKey> {
+        self.nhs.iter().find(|key| key.kid == kid)
     }
 
     /// Whether tokens with this cti issued at `issued_at_s` are revoked.

@@ -27,15 +27,18 @@ pub enum KeyUse {
     Sg1,
     /// Device tokens of one app.
     Device(App),
+    /// NHS place posters, which are only verified here.
+    Nhs,
 }
 
 impl KeyUse {
-    /// Stable name: `pepper`, `sg1`, or the app's.
+    /// Stable name: `pepper`, `sg1`, `nhs`, or the app's.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pepper => "pepper",
             Self::Sg1 => "sg1",
             Self::Device(app) => app.name(),
+            Self::Nhs => "nhs",
         }
     }
 }
@@ -146,12 +149,16 @@ pub fn keys_list(data_dir: &Path) -> Result<Vec<KeyInfo>, KeysError> {
             .ok_or_else(|| KeysError::Invalid { path: path.clone(), field: "app" })?;
         list.push(info(KeyUse::Device(app), path, &key, &revoked)?);
     }
+    for (path, key) in keyfile::read_dir(&keyfile::nhs_dir(data_dir))? {
+        list.push(info(KeyUse::Nhs, path, &key, &revoked)?);
+    }
     Ok(list)
 }
 
 /// Makes a new key beside the present ones, which go on verifying: an SG1 key with the next epoch, or a
 /// further device issuer key. Whether it is a development key follows the pepper.
-/// A pepper can't be rotated and is refused: a new one would change every pseudonym.
+/// A pepper can't be rotated and is refused: a new one would change every pseudonym. So is a key that
+/// another makes.
 pub fn keys_rotate(data_dir: &Path, key_use: KeyUse, now: UnixMillis) -> Result<KeyInfo, KeysError> {
     let dev = super::Pepper::load(data_dir)?.is_dev();
     keyfile::create_dirs(data_dir)?;
@@ -164,6 +171,7 @@ pub fn keys_rotate(data_dir: &Path, key_use: KeyUse, now: UnixMillis) -> Result<
             make_sg1(data_dir, latest.saturating_add(1), dev, now)
         }
         KeyUse::Device(app) => make_device(data_dir, app, dev, now),
+        KeyUse::Nhs => Err(KeysError::NoPrivateKey { path: keyfile::nhs_dir(data_dir) }),
     }
 }
 

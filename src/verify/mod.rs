@@ -5,18 +5,27 @@ mod cbor;
 mod feed_token;
 mod keyfile;
 mod revocations;
+mod trust;
+mod unpack;
 pub mod cache;
 pub mod keys;
 pub mod manage;
+pub mod nhs;
 pub mod rotation;
 pub mod sg1;
+pub mod hc1;
+pub mod shc;
 
 pub use cache::{Resolved, ResolvedSubject, TokenCache};
 pub use feed_token::FeedToken;
+pub use hc1::hc1;
 pub(crate) use keyfile::hex;
 pub use keys::{DeviceAlgorithm, IssuerKey, KeyStore, Keys, KeysError, Kid, Pepper, Sg1Key};
+pub use nhs::{NhsKey, nhs};
 pub use revocations::Revocation;
 pub use sg1::{TokenKind, sg1};
+pub use shc::shc;
+pub use trust::{Hc1Key, ShcKey};
 
 use crate::payload::SignedForm;
 use crate::scan::{Form, Outcome, Refusal, UnixMillis};
@@ -37,6 +46,15 @@ pub struct Verified {
 pub enum Holder {
     /// The cti of one of scangate's own tokens, and what kind it is of.
     Cti(TokenKind, [u8; 16]),
+    /// A person by another issuer's name, and the label that keeps the issuers' names apart.
+    Person {
+        /// `uvci` or `shc`.
+        label: &'static str,
+        /// The name.
+        value: String,
+    },
+    /// The id of a venue with the NHS.
+    NhsVenue(String),
 }
 
 /// Shows the kind only: the value leads to a person.
@@ -44,6 +62,8 @@ impl std::fmt::Debug for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Cti(kind, _) => write!(f, "Cti({}, ..)", kind.name()),
+            Self::Person { label, .. } => write!(f, "Person({label}, ..)"),
+            Self::NhsVenue(_) => f.write_str("NhsVenue(..)"),
         }
     }
 }
@@ -58,6 +78,9 @@ pub struct Validity {
 }
 
 impl Validity {
+    /// For codes that neither begin nor end.
+    pub const ALWAYS: Self = Self { from_s: i64::MIN, until_s: i64::MAX };
+
     /// Whether `now` lies within.
     ///
     /// # Errors
@@ -82,6 +105,9 @@ impl Validity {
 pub fn signed(form: SignedForm<'_>, now: UnixMillis, keys: &Keys) -> Result<Verified, Refusal> {
     match form {
         SignedForm::Sg1(text) => sg1(text, now, keys).map(Verified::from),
+        SignedForm::Hc1(text) => hc1(text, now, keys),
+        SignedForm::Shc(text) => shc(text, now, keys),
+        SignedForm::Nhs(text) => nhs(text, keys),
     }
 }
 

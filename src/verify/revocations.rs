@@ -4,6 +4,8 @@
 //! later one is good again, which is how a lost card is replaced.
 //! `{"kind":"device","value":"<app>/<sub>","at":"…"}`: the device, for good.
 //! `{"kind":"kid","value":"…","at":"…"}`: the key, for good.
+//! `{"kind":"dcc","value":"<32 hex digits>","at":"…"}`: health certificates by one of the hashes in the EU's
+//! revocation lists, or a SMART Health Card by the hash of its holder's name, for good.
 //!
 //! A line is written with one write and fsynced, under a lock. A last line without its newline was never
 //! acknowledged (or is being written now) and is not read; any other line that cannot be read is an error,
@@ -33,6 +35,8 @@ pub enum Revocation {
     Device(App, String),
     /// A key by its id: hexadecimal for SG1 keys, as in the token for device keys.
     Kid(String),
+    /// A health certificate or card by a hash.
+    Dcc([u8; 16]),
 }
 
 /// Shows the kind only: a device's `sub` may be a person's.
@@ -53,6 +57,7 @@ impl Revocation {
                 (!sub.is_empty()).then(|| Self::Device(app, sub.to_owned()))
             }
             "kid" => (!value.is_empty()).then(|| Self::Kid(value.to_owned())),
+            "dcc" => unhex(value).map(Self::Dcc),
             _ => None,
         }
     }
@@ -63,12 +68,13 @@ impl Revocation {
             Self::Cti(_) => "cti",
             Self::Device(..) => "device",
             Self::Kid(_) => "kid",
+            Self::Dcc(_) => "dcc",
         }
     }
 
     fn value(&self) -> String {
         match self {
-            Self::Cti(cti) => hex(cti),
+            Self::Cti(bytes) | Self::Dcc(bytes) => hex(bytes),
             Self::Device(app, sub) => format!("{app}/{sub}"),
             Self::Kid(kid) => kid.clone(),
         }
@@ -91,6 +97,7 @@ pub(super) struct Revocations {
     ctis: HashMap<[u8; 16], i64>,
     devices: HashMap<App, HashSet<String>>,
     kids: HashSet<String>,
+    dccs: HashSet<[u8; 16]>,
 }
 
 impl Revocations {
@@ -105,6 +112,10 @@ impl Revocations {
 
     pub(super) fn kid(&self, kid: &str) -> bool {
         self.kids.contains(kid)
+    }
+
+    pub(super) fn dcc(&self, hash: &[u8; 16]) -> bool {
+        self.dccs.contains(hash)
     }
 
     /// Reads the file; the bytes come back too, for the snapshot's fingerprint. No file revokes nothing.
@@ -147,6 +158,9 @@ impl Revocations {
             }
             Revocation::Kid(kid) => {
                 self.kids.insert(kid);
+            }
+            Revocation::Dcc(hash) => {
+                self.dccs.insert(hash);
             }
         }
         Some(())

@@ -18,6 +18,7 @@ use crate::scan::{Form, Outcome, Refusal, UnixMillis};
 
 use super::cbor::Reader;
 use super::keys::{Keys, Kid, Sg1Key};
+use super::unpack;
 use super::{Holder, Validity, Verified};
 
 /// How far an issuer's clock may run ahead, in seconds.
@@ -155,22 +156,9 @@ const CLAIMS: Refusal = Refusal::new(
 const UNKNOWN_KEY: Refusal = Refusal::new(Outcome::UnknownKey, "no key is known under the SG1 token's kid");
 const REVOKED_KEY: Refusal = Refusal::new(Outcome::Revoked, "the SG1 token's key has been revoked");
 
-/// Base45 with its last group checked: two characters may stand for one byte only, which the crate's
-/// decoder would otherwise wrap.
 fn decode(text: &str) -> Result<Vec<u8>, Refusal> {
-    let body = text.strip_prefix(SG1_PREFIX).ok_or(UNREADABLE)?;
-    if text.len() > SG1_BYTES_MAX {
-        return Err(UNREADABLE);
-    }
-    let bytes = base45::decode(body).map_err(|_| UNREADABLE)?;
-    if body.len() % 3 == 2 {
-        let tail = body.as_bytes().last_chunk::<2>().copied().unwrap_or_default();
-        let last = bytes.last().copied().unwrap_or_default();
-        if base45::encode([last]).as_bytes() != tail {
-            return Err(UNREADABLE);
-        }
-    }
-    Ok(bytes)
+    let body = text.strip_prefix(SG1_PREFIX).filter(|_| text.len() <= SG1_BYTES_MAX);
+    body.and_then(unpack::base45).ok_or(UNREADABLE)
 }
 
 struct Envelope<'a> {

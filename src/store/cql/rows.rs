@@ -220,12 +220,7 @@ impl Statements {
         to: UnixMillis,
         into: &mut Vec<Checkin>,
     ) -> Result<(), StoreError> {
-        let day_starts = i64::from(day) * DAY_MS;
-        let (from, to) = (from.0.max(day_starts), to.0.min(day_starts + DAY_MS));
-        if from >= to {
-            return Ok(());
-        }
-        let bound = |at: i64| Uuid::from_bytes(CheckinId::new(UnixMillis(at), 0).0);
+        let bound = |at: UnixMillis| Uuid::from_bytes(CheckinId::new(at, 0).0);
         let values = (place.0.as_slice(), day, bound(from), bound(to));
         let rows = read(session, "read a place's day", &self.select_place_day, values).await?;
         decode_all(Table::ByPlace, day, rows, into)
