@@ -64,5 +64,6 @@ run() {
         --generation-database none --request-timeout 10 --no-color)
 }
 run "$public" --exclude-tag admin
+token=$(cat "$work/data/keys/feed-token")
 # A drain ends the gateway, and the stream of statistics has no end.
 run "$admin" --include-tag admin --exclude-path /v1/drain --exclude-path /v1/stats/stream

@@ -65,7 +65,7 @@ fn scan(number: u64, window_s: u16) -> Scan {
 }
 
 fn admit(memory: &Deduplicate<u64, ()>, scan: &Scan) -> bool {
-    match memory.admit(scan, |_| Ok::<_, ()>(1)) {
+    match memory.admit(scan, &[], |_| Ok::<_, ()>(1)) {
         Ok(Admission::Fresh(in_flight)) => {
             in_flight.durable(());
             true

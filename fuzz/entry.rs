@@ -4,6 +4,8 @@
 mod health;
 #[path = "entry/journal.rs"]
 mod journal;
+#[path = "entry/links.rs"]
+mod links;
 #[path = "entry/payload.rs"]
 mod payload;
 #[path = "entry/request.rs"]
@@ -26,6 +28,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("hc1", health::hc1),
     ("image", image),
     ("journal", journal::segment),
+    ("link_line", links::line),
     ("nhs", signed::nhs),
     ("nz", payload::nz),
     ("payload", payload::any),

@@ -134,7 +134,7 @@ pub fn issue_person(
     now: UnixMillis,
 ) -> Result<String, IssueError> {
     let identity = Identity::new(&Pepper::load(data_dir)?);
-    let cti = identity.cti_of_person(identity.person_reference(checked(reference)?));
+    let cti = identity.cti_of_reference(checked(reference)?);
     issue_sg1(data_dir, TokenKind::Person, cti, ttl, now)
 }
 

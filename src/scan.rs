@@ -206,19 +206,35 @@ identifier!(
 /// The check-in's public id: an RFC 9562 UUID version 8 whose first 48 bits are the event time in
 /// milliseconds and whose other 64 free bits are a keyed hash of person, place, requested direction
 /// and event time. The same scan gets the same id on every gateway and at every replay, and ids sort
-/// by event time.
+/// by event time. The last ten bits count the pepper's rotations, which change persons and so hashes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CheckinId(pub [u8; 16]);
 
 impl CheckinId {
+    /// The largest epoch that an id has room for.
+    pub const EPOCH_MAX: u16 = 0x3ff;
+
     /// Lays out event time and hash as a UUIDv8: 48 bits of time, version, 12 bits of hash, variant,
-    /// 52 bits of hash, 10 zero bits.
+    /// 52 bits of hash, 10 bits of epoch, of which there is none yet.
     pub fn new(at: UnixMillis, hash: u64) -> Self {
         let high = (u128::from(at.0.unsigned_abs() & 0xffff_ffff_ffff) << 80) | (0x8 << 76);
         let hash_high = u128::from(hash >> 52) << 64;
         let variant = 0b10_u128 << 62;
         let hash_low = u128::from(hash & ((1 << 52) - 1)) << 10;
         Self((high | hash_high | variant | hash_low).to_be_bytes())
+    }
+
+    /// The same of an epoch: how often the pepper had been rotated when the person got the pseudonym.
+    #[must_use]
+    pub fn of_epoch(self, epoch: u16) -> Self {
+        let bits = u128::from_be_bytes(self.0) & !u128::from(Self::EPOCH_MAX);
+        Self((bits | u128::from(epoch & Self::EPOCH_MAX)).to_be_bytes())
+    }
+
+    /// The epoch this id carries.
+    pub fn epoch(self) -> u16 {
+        let [.., high, low] = self.0;
+        u16::from_be_bytes([high, low]) & Self::EPOCH_MAX
     }
 
     /// The event time this id carries.
@@ -497,6 +513,9 @@ mod tests {
             let id = CheckinId::new(UnixMillis(at), hash);
             assert_eq!(id.at(), UnixMillis(at));
             assert_eq!(id.hash(), hash);
+            let later = id.of_epoch(CheckinId::EPOCH_MAX);
+            assert_eq!((id.epoch(), later.epoch()), (0, CheckinId::EPOCH_MAX));
+            assert_eq!((later.at(), later.hash(), later.of_epoch(0)), (id.at(), id.hash(), id));
             let uuid = uuid::Uuid::from_bytes(id.0);
             assert_eq!(uuid.get_version_num(), 8);
             assert_eq!(uuid.get_variant(), uuid::Variant::RFC4122);

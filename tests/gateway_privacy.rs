@@ -158,6 +158,20 @@ fn no_name_number_or_payload_is_left_anywhere() {
     let export =
         run(&["export", "--from", "2020-01-01T00:00:00Z", "--to", "2100-01-01T00:00:00Z"], &data_dir);
     assert_eq!(export.lines().count(), 3, "{export}");
+    let feed_token = fs::read_to_string(data_dir.join("keys/feed-token")).expect("the feed's token");
+    let lines = "{\"citizen\":\"001090123456\",\"qid\":\"162979388586171100\",\"insurance\":\"DN0010109063006\"}\n\
+                 {\"citizen\":\"001093029317x\",\"qid\":\"162979388586171100\"}\nNGUYEN VAN A\n";
+    let answer = exchange(
+        gateway.admin,
+        &format!(
+            "POST /v1/links?source=test&cursor=1 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\
+             Content-Type: application/x-ndjson\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{lines}",
+            feed_token.trim(),
+            lines.len()
+        ),
+    );
+    assert!(answer.contains("\"accepted\":1,\"unchanged\":0,\"refused\":2"), "{answer}");
+    assert!(SECRETS.iter().all(|secret| !answer.contains(secret)), "{answer}");
     let mut found = vec![
         ("the metrics".to_owned(), get("/metrics").into_bytes()),
         ("the stats".to_owned(), get("/v1/stats").into_bytes()),
@@ -172,6 +186,10 @@ fn no_name_number_or_payload_is_left_anywhere() {
     assert!(
         found.iter().any(|(name, bytes)| name.contains("journal") && bytes.len() > 200),
         "the journal is there"
+    );
+    assert!(
+        found.iter().any(|(name, bytes)| name.contains("/identity/") && bytes.len() > 100),
+        "the links are there"
     );
     for (name, bytes) in &found {
         for secret in SECRETS.iter().flat_map(|secret| disguises(secret)).chain([code.clone().into_bytes()]) {

@@ -157,7 +157,7 @@ fn play(steps: Vec<Step>, seed: u64) -> Result<(), TestCaseError> {
                 match step {
                     Step::Scan { person, client, at_s, direction } => {
                         let scan = scan(person, client, at_s, direction);
-                        match life.memory.admit(&scan, |checkin| lane.append(checkin)) {
+                        match life.memory.admit(&scan, &[], |checkin| lane.append(checkin)) {
                             Ok(Admission::Fresh(fresh)) => in_flight.push(fresh),
                             Ok(Admission::Duplicate(original, Standing::Durable(_))) => {
                                 let known = told.recorded.contains_key(&original.id)
@@ -190,7 +190,7 @@ fn play(steps: Vec<Step>, seed: u64) -> Result<(), TestCaseError> {
         // A resend of anything acknowledged is a duplicate of it, from the first request on.
         let lane = life.journal.lane(0).expect("the lane is free");
         for checkin in told.recorded.values() {
-            match life.memory.admit(&checkin.scan, |checkin| lane.append(checkin)) {
+            match life.memory.admit(&checkin.scan, &[], |checkin| lane.append(checkin)) {
                 Ok(Admission::Duplicate(original, Standing::Durable(_))) => {
                     prop_assert_eq!(original.id, checkin.id);
                 }

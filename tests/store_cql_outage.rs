@@ -102,6 +102,6 @@ fn an_outage_delays_rows_and_loses_none() {
     assert_eq!(start_drain(&again).stop(Duration::from_mins(1)), DrainEnd::Drained);
     assert_eq!(runtime.block_on(rows_between(&store, start, start + DAY_MS)), expected);
     let range = ExportRange::over(UnixMillis(start), UnixMillis(start + DAY_MS), 60);
-    let summary = runtime.block_on(export(&store, range, &mut std::io::sink())).unwrap();
+    let summary = runtime.block_on(export(&store, range, &Ok, &mut std::io::sink())).unwrap();
     assert_eq!(summary, ExportSummary { checkins: 12_000, folded: 0 });
 }

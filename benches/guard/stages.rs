@@ -243,7 +243,7 @@ fn deduplicate() -> Vec<Stage> {
         Settings { windows_s: vec![60], remember_s: 176_400, auto_reset_s: 57_600, entries_max: u64::MAX };
     let memory = Arc::new(Deduplicate::<u64, ()>::new(settings, [3; 16]));
     let admit = |memory: &Deduplicate<u64, ()>, scan: &Scan| match memory
-        .admit(black_box(scan), |_| Ok::<_, ()>(1))
+        .admit(black_box(scan), &[], |_| Ok::<_, ()>(1))
     {
         Ok(Admission::Fresh(in_flight)) => Some(in_flight.durable(()).id),
         Ok(Admission::Duplicate(original, _)) => Some(original.id),

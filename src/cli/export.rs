@@ -8,7 +8,8 @@ use anyhow::{Context as _, bail};
 
 use super::Export;
 use crate::config::{self, Config, Overrides};
-use crate::gateway::{DataLock, open_store};
+use crate::gateway::{DataLock, GatewayError, migration, open_store};
+use crate::identity::links::LinkReader;
 use crate::store::export::{ExportRange, export};
 
 /// Longest line of a response head or of a chunk's length.
@@ -30,13 +31,18 @@ pub(super) fn run(command: &Export) -> anyhow::Result<ExitCode> {
 
 fn from_store(config: &Config, command: &Export) -> anyhow::Result<()> {
     let _lock = DataLock::acquire(&config.gateway.data_dir)?;
+    if migration::is_under_way(&config.gateway.data_dir)? {
+        return Err(GatewayError::RotationUnderWay.into());
+    }
     let widest_s = config.deduplicate.windows_s_by_class.values().copied().max().unwrap_or(0);
     let range = ExportRange::over(command.from, command.to, widest_s.max(config.deduplicate.window_s));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     runtime.block_on(async {
         let store = open_store(config)?;
-        export(&store, range, &mut out).await?;
+        let links = LinkReader::open(&config.gateway.data_dir.join("identity"))?;
+        let person = |own| links.citizen_of(own).map_err(io::Error::other);
+        export(&store, range, &person, &mut out).await?;
         store.close().await?;
         anyhow::Ok(())
     })?;

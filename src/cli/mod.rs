@@ -3,6 +3,7 @@
 mod check_config;
 mod decode;
 mod export;
+mod migrate;
 mod serve;
 mod tools;
 mod ttl;
@@ -76,6 +77,9 @@ pub enum Command {
     Journal(Journal),
     /// Write check-ins as NDJSON, under pseudonyms, by event time.
     Export(Export),
+    /// Change what a stopped gateway keeps.
+    #[command(subcommand)]
+    Migrate(Migrate),
     /// Print the API's description (OpenAPI 3.1).
     Openapi,
     /// Print a completion script for a shell.
@@ -213,7 +217,7 @@ pub enum KeySet {
 /// `keys`
 #[derive(Debug, Subcommand)]
 pub enum Keys {
-    /// Make the keys that are missing: pepper, signing keys, device token keys.
+    /// Make the keys that are missing: pepper, signing keys, device token keys, the feed's token.
     Generate {
         /// Where the keys are.
         #[command(flatten)]
@@ -295,6 +299,23 @@ pub enum Journal {
     },
 }
 
+/// `migrate`
+#[derive(Debug, Subcommand)]
+pub enum Migrate {
+    /// Make a new pepper and bring journal, store and links under it. Interrupted, run it again.
+    #[command(
+        after_help = "Refused while the gateway runs.\n\nExample:\n  scangate migrate pepper --data-dir data"
+    )]
+    Pepper {
+        /// Where the keys, the journal and the store are.
+        #[command(flatten)]
+        data_dir: DataDir,
+        /// Configuration file, for a store of kind "cql".
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
 /// `export`
 #[derive(Debug, Clone, Args)]
 #[command(
@@ -342,6 +363,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Verify(verify) => tools::verify(&verify),
         Command::Journal(journal) => tools::journal(&journal),
         Command::Export(range) => export::run(&range),
+        Command::Migrate(migrate) => migrate::run(&migrate),
     }
 }
 
@@ -418,6 +440,7 @@ mod tests {
             "scangate journal inspect d",
             "scangate journal verify d",
             "scangate export --data-dir d --from 2021-11-24T00:00:00Z --to 2021-11-25T00:00:00Z",
+            "scangate migrate pepper --data-dir d --config f",
             "scangate openapi",
             "scangate completions zsh",
         ] {

@@ -60,7 +60,11 @@ fn draw(code: &Code, payload: &str) -> anyhow::Result<()> {
 pub(super) fn keys(keys: Keys) -> anyhow::Result<ExitCode> {
     let now = UnixMillis::now();
     let listed = match keys {
-        Keys::Generate { data_dir } => manage::keys_generate(&data_dir.path(), App::ALL, now)?,
+        Keys::Generate { data_dir } => {
+            let made = manage::keys_generate(&data_dir.path(), App::ALL, now)?;
+            verify::FeedToken::ensure(&data_dir.path())?;
+            made
+        }
         Keys::List { data_dir } => manage::keys_list(&data_dir.path())?,
         Keys::Rotate { data_dir, set } => vec![manage::keys_rotate(&data_dir.path(), key_use(set), now)?],
         Keys::Revoke { data_dir, target } => {

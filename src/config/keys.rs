@@ -258,6 +258,25 @@ sections! {
         device_cache_entries_max: usize = 131_072, Rule::Within(1_024, 100_000_000);
     }
 
+    /// Which identifiers belong to one citizen, as a feed tells it by POST /v1/links on the admin listener.
+    Identity identity {
+        /// File with the bearer token that the feed must bring, 32 to 128 visible characters, mode 0600. ""
+        /// takes DATA/keys/feed-token, which is made beside development keys and by `keys generate`.
+        feed_token_file: Option<PathBuf> = None, Rule::Any;
+        /// Lines of one batch. They are on disk before they are answered, with one fsync for all.
+        feed_lines_max: usize = 10_000, Rule::Within(1, 100_000);
+        /// One batch, before and after inflation: 10,000 lines with every alias take 2.3 MB.
+        feed_bytes_max: usize = 4_194_304, Rule::Within(1_024, 64 * MIB);
+        /// Sources that may feed links; each leaves its cursor and counts on disk.
+        feed_sources_max: usize = 4_096, Rule::Within(1, 65_536);
+        /// Links held, 55 bytes each: 100 million, every citizen's QID, take 5.5 GB. Past it a batch is
+        /// answered 503.
+        links_max: u64 = 100_000_000, Rule::Within(1_000, 10_000_000_000);
+        /// Links younger than deduplicate.remember_s, about 90 bytes each: scans of their aliases may still
+        /// be remembered under pseudonyms of their own. Past it a batch is answered 503.
+        recent_links_max: u64 = 20_000_000, Rule::Within(1_000, 10_000_000_000);
+    }
+
     /// When a scan counts as a repetition of an earlier one.
     Deduplicate deduplicate {
         /// Scans of one person at one place in one direction within this many seconds of event time are

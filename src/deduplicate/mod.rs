@@ -28,6 +28,7 @@
 
 mod generations;
 mod in_flight;
+mod linked;
 
 use std::hash::Hasher;
 use std::sync::OnceLock;
@@ -120,6 +121,7 @@ pub struct Deduplicate<T, P> {
     /// Bucket width in milliseconds: the narrowest window, so that no bucket holds two entries.
     bucket_ms: i64,
     id_key: [u8; 16],
+    epoch: u16,
     hash_key: [u8; 16],
     clients: Generations<ClientEntry>,
     presence: Generations<Presence>,
@@ -171,6 +173,7 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
         Self {
             bucket_ms: i64::from(narrowest_s) * 1000,
             id_key,
+            epoch: 0,
             hash_key: id_key.map(|byte| byte ^ 0x5c),
             clients: Generations::new(remember_ms),
             presence: Generations::new(remember_ms),
@@ -185,31 +188,60 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
         }
     }
 
+    /// Has ids carry how often the pepper was rotated.
+    #[must_use]
+    pub fn of_epoch(self, epoch: u16) -> Self {
+        Self { epoch, ..self }
+    }
+
     /// Admits `scan`, handing its check-in to `append` before anyone else can ask about it, or names
-    /// the original that it repeats.
+    /// the original that it repeats. `aliases` are other pseudonyms that earlier scans of the same person may
+    /// be remembered under; nearly always there are none.
     ///
     /// # Errors
     /// `append`'s own error, after which no trace of the scan is left; or the bound on entries.
     pub fn admit<E>(
         &self,
         scan: &Scan,
+        aliases: &[Pseudonym],
         append: impl FnOnce(&Checkin) -> Result<T, E>,
     ) -> Result<Admission<'_, T, P>, AdmitError<E>> {
+        if !aliases.is_empty() {
+            return self.admit_linked(scan, aliases, append);
+        }
         let pair = self.pair_key(scan.person, scan.place);
         let _serialised = self.stripe(pair).lock();
         if let Some(original) = self.seen_client(scan.client) {
             return self.duplicate(original);
         }
         let seen = self.seen_here(pair);
-        let direction = self.direction(scan, seen);
+        let direction = self.direction(scan, seen.into_iter().flatten());
         if let Some(original) = self.seen_in_window(scan, pair, seen, direction) {
-            let duplicate = self.duplicate(original)?;
-            // Not while the original is in flight: if that is lost, this id must not name it.
-            if matches!(duplicate, Admission::Duplicate(_, Standing::Durable(_))) {
-                self.remember_client(scan, original);
-            }
-            return Ok(duplicate);
+            return self.repetition(scan, original);
         }
+        self.admit_new(scan, pair, seen, direction, append)
+    }
+
+    /// Names the original of a scan that was sent under another client id.
+    fn repetition<E>(&self, scan: &Scan, original: Original) -> Result<Admission<'_, T, P>, AdmitError<E>> {
+        let duplicate = self.duplicate(original)?;
+        // Not while the original is in flight: if that is lost, this id must not name it.
+        if matches!(duplicate, Admission::Duplicate(_, Standing::Durable(_))) {
+            self.remember_client(scan, original);
+        }
+        Ok(duplicate)
+    }
+
+    /// Hands a scan that repeats nothing to the journal, and remembers it.
+    #[inline]
+    fn admit_new<E>(
+        &self,
+        scan: &Scan,
+        pair: Key,
+        seen: [Option<Seen>; 2],
+        direction: Direction,
+        append: impl FnOnce(&Checkin) -> Result<T, E>,
+    ) -> Result<Admission<'_, T, P>, AdmitError<E>> {
         if self.full.load(Ordering::Relaxed) {
             return Err(AdmitError::EntriesMax { limit: self.settings.entries_max });
         }
@@ -282,7 +314,7 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
         hasher.write(&place.0);
         hasher.write(&[direction.code()]);
         hasher.write(&at.0.to_le_bytes());
-        CheckinId::new(at, hasher.finish())
+        CheckinId::new(at, hasher.finish()).of_epoch(self.epoch)
     }
 
     fn duplicate<E>(&self, original: Original) -> Result<Admission<'_, T, P>, AdmitError<E>> {
@@ -296,7 +328,8 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
 
     fn seen_client(&self, client: ClientKey) -> Option<Original> {
         let (start, entry) = self.clients.find(&Key::from_bytes(client.0))?;
-        Some(entry.original(start - self.reach_ms()))
+        let original = entry.original(start - self.reach_ms());
+        Some(Original { id: original.id.of_epoch(self.epoch), ..original })
     }
 
     /// The newest entry and the newest exit of a person at a place.
@@ -308,13 +341,13 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
     }
 
     /// The direction that the scan would count under.
-    fn direction(&self, scan: &Scan, seen: [Option<Seen>; 2]) -> Direction {
+    fn direction(&self, scan: &Scan, seen: impl Iterator<Item = Seen>) -> Direction {
         match scan.direction {
             DirectionRequest::In => Direction::In,
             DirectionRequest::Out => Direction::Out,
             DirectionRequest::Auto => {
                 // Of an entry and an exit in one millisecond the exit is the later.
-                let last = seen.into_iter().flatten().max_by_key(|seen| (seen.at, seen.direction));
+                let last = seen.max_by_key(|seen| (seen.at, seen.direction));
                 let reset_ms = i64::from(self.settings.auto_reset_s) * 1000;
                 match last {
                     Some(last) if (scan.at.0 - last.at.0).abs() <= reset_ms => last.direction.toggled(),

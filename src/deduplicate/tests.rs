@@ -11,9 +11,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::scan::{App, ClientKey, DeviceKey, Form, Subject, Trust};
 
-const T0: i64 = 1_637_700_000_000;
+pub(super) const T0: i64 = 1_637_700_000_000;
 
-fn settings(windows_s: &[u16]) -> Settings {
+pub(super) fn settings(windows_s: &[u16]) -> Settings {
     Settings {
         windows_s: windows_s.to_vec(),
         remember_s: 172_800,
@@ -22,7 +22,7 @@ fn settings(windows_s: &[u16]) -> Settings {
     }
 }
 
-fn scan(person: u8, client: u32, at_ms: i64, direction: DirectionRequest) -> Scan {
+pub(super) fn scan(person: u8, client: u32, at_ms: i64, direction: DirectionRequest) -> Scan {
     let mut key = [0; 12];
     key[..4].copy_from_slice(&client.to_le_bytes());
     Scan {
@@ -41,7 +41,7 @@ fn scan(person: u8, client: u32, at_ms: i64, direction: DirectionRequest) -> Sca
     }
 }
 
-fn fresh<T: Copy + std::fmt::Debug>(
+pub(super) fn fresh<T: Copy + std::fmt::Debug>(
     admission: Result<Admission<'_, T, ()>, AdmitError<()>>,
 ) -> InFlight<'_, T, ()> {
     match admission {
@@ -50,7 +50,7 @@ fn fresh<T: Copy + std::fmt::Debug>(
     }
 }
 
-fn original<T: Copy + std::fmt::Debug>(
+pub(super) fn original<T: Copy + std::fmt::Debug>(
     admission: Result<Admission<'_, T, ()>, AdmitError<()>>,
 ) -> (Original, Option<T>) {
     match admission {
@@ -63,24 +63,24 @@ fn original<T: Copy + std::fmt::Debug>(
 #[test]
 fn a_scan_inside_the_window_names_its_original_and_one_at_its_edge_is_new() {
     let memory = Deduplicate::new(settings(&[60]), [3; 16]);
-    let first = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), |_| Ok(1))).durable(());
-    let (named, ticket) = original(memory.admit(&scan(1, 2, 59_999, DirectionRequest::In), |_| Ok(2)));
+    let first = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), &[], |_| Ok(1))).durable(());
+    let (named, ticket) = original(memory.admit(&scan(1, 2, 59_999, DirectionRequest::In), &[], |_| Ok(2)));
     assert_eq!((named.id, ticket), (first.id, None));
-    fresh(memory.admit(&scan(1, 3, 60_000, DirectionRequest::In), |_| Ok(3))).durable(());
-    let (named, _) = original(memory.admit(&scan(1, 4, -59_999, DirectionRequest::In), |_| Ok(4)));
+    fresh(memory.admit(&scan(1, 3, 60_000, DirectionRequest::In), &[], |_| Ok(3))).durable(());
+    let (named, _) = original(memory.admit(&scan(1, 4, -59_999, DirectionRequest::In), &[], |_| Ok(4)));
     assert_eq!(named.id, first.id, "a late arrival before the original is inside its window too");
-    fresh(memory.admit(&scan(1, 5, -60_000, DirectionRequest::In), |_| Ok(5))).durable(());
-    fresh(memory.admit(&scan(1, 6, 10_000, DirectionRequest::Out), |_| Ok(6))).durable(());
-    fresh(memory.admit(&scan(2, 7, 10_000, DirectionRequest::In), |_| Ok(7))).durable(());
+    fresh(memory.admit(&scan(1, 5, -60_000, DirectionRequest::In), &[], |_| Ok(5))).durable(());
+    fresh(memory.admit(&scan(1, 6, 10_000, DirectionRequest::Out), &[], |_| Ok(6))).durable(());
+    fresh(memory.admit(&scan(2, 7, 10_000, DirectionRequest::In), &[], |_| Ok(7))).durable(());
 }
 
 #[test]
 fn the_same_client_id_names_its_original_whatever_else_changed() {
     let memory = Deduplicate::new(settings(&[0]), [3; 16]);
-    let first = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::Auto), |_| Ok(1))).durable(());
-    let (named, _) = original(memory.admit(&scan(1, 1, 500_000, DirectionRequest::Auto), |_| Ok(2)));
+    let first = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::Auto), &[], |_| Ok(1))).durable(());
+    let (named, _) = original(memory.admit(&scan(1, 1, 500_000, DirectionRequest::Auto), &[], |_| Ok(2)));
     assert_eq!(named, Original { id: first.id, direction: Direction::In });
-    let (named, _) = original(memory.admit(&scan(2, 1, 900, DirectionRequest::Out), |_| Ok(3)));
+    let (named, _) = original(memory.admit(&scan(2, 1, 900, DirectionRequest::Out), &[], |_| Ok(3)));
     assert_eq!(named.id, first.id);
 }
 
@@ -89,7 +89,7 @@ fn auto_toggles_from_the_last_check_in_and_never_on_a_double_scan() {
     let memory = Deduplicate::new(settings(&[60]), [3; 16]);
     let hour = 3_600_000;
     let direction = |client, at| match memory
-        .admit(&scan(1, client, at, DirectionRequest::Auto), |_| Ok::<_, ()>(client))
+        .admit(&scan(1, client, at, DirectionRequest::Auto), &[], |_| Ok::<_, ()>(client))
     {
         Ok(Admission::Fresh(in_flight)) => Some(in_flight.durable(()).direction),
         _ => None,
@@ -105,64 +105,64 @@ fn auto_toggles_from_the_last_check_in_and_never_on_a_double_scan() {
 #[test]
 fn a_lost_scan_is_admitted_again_and_never_called_a_duplicate() {
     let memory = Deduplicate::new(settings(&[60]), [3; 16]);
-    let lost = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::Auto), |_| Ok(1)));
-    let (_, ticket) = original(memory.admit(&scan(1, 2, 5, DirectionRequest::Auto), |_| Ok(2)));
+    let lost = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::Auto), &[], |_| Ok(1)));
+    let (_, ticket) = original(memory.admit(&scan(1, 2, 5, DirectionRequest::Auto), &[], |_| Ok(2)));
     assert_eq!(ticket, Some(1), "a duplicate of a scan in flight waits for the same commit");
     lost.failed();
     assert_eq!(memory.in_flight(), 0);
-    let again = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::Auto), |_| Ok(3))).durable(());
+    let again = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::Auto), &[], |_| Ok(3))).durable(());
     assert_eq!(again.direction, Direction::In, "the lost entry did not toggle the next");
-    let refused = memory.admit(&scan(5, 5, 0, DirectionRequest::In), |_| Err::<i32, _>("full"));
+    let refused = memory.admit(&scan(5, 5, 0, DirectionRequest::In), &[], |_| Err::<i32, _>("full"));
     assert!(matches!(refused, Err(AdmitError::Append("full"))));
-    fresh(memory.admit(&scan(5, 5, 0, DirectionRequest::In), |_| Ok(4))).durable(());
+    fresh(memory.admit(&scan(5, 5, 0, DirectionRequest::In), &[], |_| Ok(4))).durable(());
 }
 
 #[test]
 fn of_two_lost_scans_neither_comes_back_with_the_other() {
     let memory = Deduplicate::new(settings(&[60]), [3; 16]);
-    let first = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), |_| Ok(1)));
-    let second = fresh(memory.admit(&scan(1, 2, 100_000, DirectionRequest::In), |_| Ok(2)));
+    let first = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), &[], |_| Ok(1)));
+    let second = fresh(memory.admit(&scan(1, 2, 100_000, DirectionRequest::In), &[], |_| Ok(2)));
     first.failed();
     second.failed();
     assert_eq!(memory.entries(), 0);
-    fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), |_| Ok(3))).durable(());
+    fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), &[], |_| Ok(3))).durable(());
 }
 
 #[test]
 fn a_duplicate_of_a_lost_scan_does_not_keep_its_name() {
     let memory = Deduplicate::new(settings(&[60]), [3; 16]);
-    fresh(memory.admit(&scan(9, 9, 0, DirectionRequest::In), |_| Ok(0))).durable(());
-    let lost = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), |_| Ok(1)));
-    let (_, ticket) = original(memory.admit(&scan(1, 2, 5_000, DirectionRequest::In), |_| Ok(2)));
+    fresh(memory.admit(&scan(9, 9, 0, DirectionRequest::In), &[], |_| Ok(0))).durable(());
+    let lost = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), &[], |_| Ok(1)));
+    let (_, ticket) = original(memory.admit(&scan(1, 2, 5_000, DirectionRequest::In), &[], |_| Ok(2)));
     assert_eq!(ticket, Some(1));
     lost.failed();
-    fresh(memory.admit(&scan(2, 2, 5_000, DirectionRequest::In), |_| Ok(3))).durable(());
+    fresh(memory.admit(&scan(2, 2, 5_000, DirectionRequest::In), &[], |_| Ok(3))).durable(());
 }
 
 #[test]
 fn a_scan_whose_caller_went_away_is_settled_by_the_sweep() {
     let memory = Deduplicate::new(settings(&[60]), [3; 16]);
-    drop(fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), |_| Ok(1))));
-    drop(fresh(memory.admit(&scan(2, 2, 0, DirectionRequest::In), |_| Ok(2))));
+    drop(fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), &[], |_| Ok(1))));
+    drop(fresh(memory.admit(&scan(2, 2, 0, DirectionRequest::In), &[], |_| Ok(2))));
     memory.sweep(UnixMillis(T0), |_| None);
     assert_eq!(memory.in_flight(), 2);
     memory.sweep(UnixMillis(T0), |ticket| Some((ticket == 1).then_some(())));
     assert_eq!(memory.in_flight(), 0);
-    original(memory.admit(&scan(1, 3, 0, DirectionRequest::In), |_| Ok(3)));
-    fresh(memory.admit(&scan(2, 4, 0, DirectionRequest::In), |_| Ok(4))).durable(());
+    original(memory.admit(&scan(1, 3, 0, DirectionRequest::In), &[], |_| Ok(3)));
+    fresh(memory.admit(&scan(2, 4, 0, DirectionRequest::In), &[], |_| Ok(4))).durable(());
 }
 
 #[test]
 fn what_the_journal_replays_is_remembered_and_what_is_too_old_is_dropped() {
     let first = Deduplicate::<u64, ()>::new(settings(&[60]), [3; 16]);
-    let checkin = fresh(first.admit(&scan(1, 1, 0, DirectionRequest::Auto), |_| Ok(1))).durable(());
+    let checkin = fresh(first.admit(&scan(1, 1, 0, DirectionRequest::Auto), &[], |_| Ok(1))).durable(());
     let second = Deduplicate::<u64, ()>::new(settings(&[60]), [3; 16]);
     second.restore(&checkin, UnixMillis(T0 + 1000));
     second.vouch(());
     assert_eq!(second.entries(), 2);
-    let (named, _) = original(second.admit(&scan(1, 9, 100, DirectionRequest::Auto), |_| Ok(2)));
+    let (named, _) = original(second.admit(&scan(1, 9, 100, DirectionRequest::Auto), &[], |_| Ok(2)));
     assert_eq!(named.id, checkin.id);
-    let (named, _) = original(second.admit(&scan(1, 1, 9_000_000, DirectionRequest::Auto), |_| Ok(2)));
+    let (named, _) = original(second.admit(&scan(1, 1, 9_000_000, DirectionRequest::Auto), &[], |_| Ok(2)));
     assert_eq!(named.id, checkin.id);
     second.sweep(UnixMillis(T0 + 5 * 172_800_000), |_| None);
     assert_eq!(second.entries(), 0);
@@ -174,11 +174,11 @@ fn what_the_journal_replays_is_remembered_and_what_is_too_old_is_dropped() {
 #[test]
 fn entries_are_bounded() {
     let memory = Deduplicate::new(Settings { entries_max: 2, ..settings(&[60]) }, [3; 16]);
-    fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), |_| Ok(1))).durable(());
+    fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), &[], |_| Ok(1))).durable(());
     memory.sweep(UnixMillis(T0), |_| None);
-    let refused = memory.admit(&scan(2, 2, 0, DirectionRequest::In), |_| Ok::<_, ()>(2));
+    let refused = memory.admit(&scan(2, 2, 0, DirectionRequest::In), &[], |_| Ok::<_, ()>(2));
     assert!(matches!(refused, Err(AdmitError::EntriesMax { limit: 2 })));
-    original(memory.admit(&scan(1, 1, 0, DirectionRequest::In), |_| Ok(3)));
+    original(memory.admit(&scan(1, 1, 0, DirectionRequest::In), &[], |_| Ok(3)));
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn of_ten_thousand_racers_one_is_admitted() {
                     let client = thread * 10_000 + turn;
                     let scan = scan(1, client, 1_000 * i64::from(turn % 30), DirectionRequest::Auto);
                     let append = |_: &Checkin| Ok::<_, ()>(appended.fetch_add(1, Ordering::SeqCst));
-                    let id = match memory.admit(&scan, append) {
+                    let id = match memory.admit(&scan, &[], append) {
                         Ok(Admission::Fresh(in_flight)) => in_flight.durable(()).id,
                         Ok(Admission::Duplicate(original, _)) => original.id,
                         Err(error) => panic!("{error}"),
@@ -250,7 +250,7 @@ proptest! {
             scan.window_s = if wide { 150 } else { 60 };
             let explicit = if requested == DirectionRequest::Out { Direction::Out } else { Direction::In };
             let expected = model.borrow().repeats(&scan, explicit);
-            match memory.admit(&scan, |_| Ok::<_, ()>(index)) {
+            match memory.admit(&scan, &[], |_| Ok::<_, ()>(index)) {
                 Ok(Admission::Fresh(in_flight)) if lost => {
                     prop_assert!(expected.is_none());
                     in_flight.failed();

@@ -1,4 +1,4 @@
-//! The admin listener: metrics, stats, export, drain and reload. Loopback by default; never the public one.
+//! The admin listener: metrics, stats, export, links, drain and reload. Loopback by default; never the public one.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use super::{Shared, core};
+use super::{Shared, core, links};
 use crate::listen::{Answer, Body, Peer, Service};
 use crate::observe::metrics::{self, Endpoint};
 use crate::respond::{self, Problem, Rejection};
@@ -35,26 +35,23 @@ impl Service for Admin {
         let shared = Arc::clone(&self.0);
         Box::pin(async move {
             let began = Instant::now();
-            let response = route(&shared, &request).await;
+            let is_head = request.method() == Method::HEAD;
+            let response = route(&shared, request).await;
             let counters = shared.metrics.core(shared.admin_core());
             counters.request_done(Endpoint::Admin, response.status().as_u16(), began.elapsed());
-            if request.method() == Method::HEAD { core::without_body(response) } else { response }
+            if is_head { core::without_body(response) } else { response }
         })
     }
 }
 
-async fn route(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Body> {
+async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
     let allowed = match request.uri().path() {
         "/metrics" | "/v1/stats" | "/v1/stats/stream" | "/v1/export" | "/healthz" | "/readyz" => "GET, HEAD",
         "/v1/drain" | "/v1/reload" => "POST",
+        "/v1/links" => "GET, HEAD, POST",
         _ => return respond::rejected(Rejection::NotFound).map(Body::from),
     };
-    let is_allowed = match *request.method() {
-        Method::GET | Method::HEAD => allowed == "GET, HEAD",
-        Method::POST => allowed == "POST",
-        _ => false,
-    };
-    if !is_allowed {
+    if !allowed.split(", ").any(|method| method == request.method().as_str()) {
         return respond::rejected(Rejection::MethodNotAllowed(allowed)).map(Body::from);
     }
     match request.uri().path() {
@@ -63,7 +60,9 @@ async fn route(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Bo
         }
         "/v1/stats" => respond::ok(respond::JSON, shared.stats().to_json() + "\n").map(Body::from),
         "/v1/stats/stream" => events(Arc::clone(shared)),
-        "/v1/export" => checkins(shared, request).await,
+        "/v1/export" => checkins(shared, &request).await,
+        "/v1/links" if request.method() == Method::POST => links::post(shared, request).await.map(Body::from),
+        "/v1/links" => links::get(shared, &request).await.map(Body::from),
         "/readyz" => respond::readiness(&shared.health.readiness()).map(Body::from),
         "/v1/drain" => {
             shared.stop.request();
@@ -120,12 +119,13 @@ async fn checkins(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let (pieces, received) = mpsc::channel(PIECES_MAX);
-    let store = Arc::clone(&shared.store);
+    let (store, table) = (Arc::clone(&shared.store), Arc::clone(shared));
     let spawned = std::thread::Builder::new().name("export".to_owned()).spawn(move || {
         let mut out = Pieces { pieces, piece: Vec::with_capacity(PIECE_BYTES) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
-            let summary = runtime.block_on(export(&store, range, &mut out))?;
+            let summary =
+                runtime.block_on(export(&store, range, &|own| Ok(table.links.citizen_of(own)), &mut out))?;
             out.flush()?;
             Ok(summary)
         });

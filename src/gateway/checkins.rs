@@ -106,27 +106,46 @@ async fn read(
     body: Incoming,
 ) -> Result<Bytes, Response<Bytes>> {
     let limits = core.shared.limits();
+    let inflated_max = match kind {
+        Endpoint::Single => limits.body_bytes_max.min(limits.batch_inflated_bytes_max),
+        _ => limits.batch_inflated_bytes_max,
+    };
+    let bounds = BodyLimits {
+        body: ("limits.body_bytes_max", limits.body_bytes_max),
+        inflated: ("limits.batch_inflated_bytes_max", inflated_max),
+    };
+    read_within(&bounds, headers, body).await
+}
+
+/// What a body may measure, each bound with its name in the configuration.
+pub(super) struct BodyLimits {
+    /// As it arrives.
+    pub(super) body: (&'static str, usize),
+    /// Inflated.
+    pub(super) inflated: (&'static str, usize),
+}
+
+/// Reads a body and inflates it, each within its bound.
+pub(super) async fn read_within(
+    bounds: &BodyLimits,
+    headers: &HeaderMap,
+    body: Incoming,
+) -> Result<Bytes, Response<Bytes>> {
     let too_large = |bound, limit: usize| {
         let problem = Problem::new(Outcome::TooLarge, format!("{bound} is {limit}"));
         respond::problem(&problem.bound(bound).limit(limit as u64, None))
     };
-    let bytes = body::read(body, limits.body_bytes_max).await.map_err(|error| match error {
-        BodyError::TooLarge { limit_bytes } => too_large("limits.body_bytes_max", limit_bytes),
+    let bytes = body::read(body, bounds.body.1).await.map_err(|error| match error {
+        BodyError::TooLarge { limit_bytes } => too_large(bounds.body.0, limit_bytes),
         BodyError::Timeout { limit_ms } => respond::rejected(Rejection::RequestTimeout { limit_ms }),
         BodyError::Broken => {
             respond::problem(&Problem::new(Outcome::Malformed, "the body ended before its end").field("body"))
         }
     })?;
-    let inflated_max = match kind {
-        Endpoint::Single => limits.body_bytes_max.min(limits.batch_inflated_bytes_max),
-        _ => limits.batch_inflated_bytes_max,
-    };
     let encoding = headers.get(CONTENT_ENCODING).map_or(&b"identity"[..], |value| value.as_bytes());
-    match super::inflate::inflate(encoding, bytes, inflated_max) {
+    match super::inflate::inflate(encoding, bytes, bounds.inflated.1) {
         Ok(bytes) => Ok(bytes),
-        Err(super::inflate::InflateError::TooLarge { limit }) => {
-            Err(too_large("limits.batch_inflated_bytes_max", limit))
-        }
+        Err(super::inflate::InflateError::TooLarge { limit }) => Err(too_large(bounds.inflated.0, limit)),
         Err(super::inflate::InflateError::Unsupported) => {
             Err(respond::rejected(Rejection::UnsupportedEncoding("gzip, zstd")))
         }

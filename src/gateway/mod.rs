@@ -1,6 +1,6 @@
 //! Wires the stages together, starts them in the order of their needs, and stops them in reverse.
 //!
-//! Start: lock the data directory, load keys, replay the journal into `deduplicate`, start the drain and the
+//! Start: lock the data directory, load keys and links, replay the journal into `deduplicate`, start the drain and the
 //! processes that read frames, and only then listen. Stop: turn readiness false, let the listeners finish what
 //! they have, end the reading of frames, close the journal (which commits what is left), drain the store, and
 //! let the lock go.
@@ -11,7 +11,9 @@ mod core;
 mod frame_problems;
 mod frames;
 mod inflate;
+mod links;
 mod lock;
+pub mod migration;
 mod shared;
 mod source;
 mod steps;
@@ -32,6 +34,7 @@ use crate::config::{self, Config, StoreKind};
 use crate::decode::StartError;
 use crate::deduplicate::{self, Deduplicate};
 use crate::identity::Identity;
+use crate::identity::links::{Links, LinksError, LinksSettings};
 use crate::journal::file::{Disk, Storage};
 use crate::journal::{Durable, Journal, JournalError, JournalSettings, Lane, Recovery, Ticket};
 use crate::listen::tls::{Tls, TlsError};
@@ -42,7 +45,7 @@ use crate::scan::{Checkin, UnixMillis};
 use crate::store::drain::{Drain, DrainEnd, DrainError, DrainHandle, DrainSettings};
 use crate::store::{Store, StoreError};
 use crate::verify::manage;
-use crate::verify::{KeyStore, KeysError, Pepper};
+use crate::verify::{FeedToken, KeyStore, KeysError, Pepper};
 
 /// Why the gateway didn't start or didn't end well.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +69,9 @@ pub enum GatewayError {
     /// The store can't be opened.
     #[error("cannot open the store")]
     Store(#[from] StoreError),
+    /// The links between identifiers can't be opened.
+    #[error("cannot open the links")]
+    Links(#[from] LinksError),
     /// The store's settings name a file that can't be read.
     #[error("cannot read {}", path.display())]
     Secret {
@@ -77,6 +83,23 @@ pub enum GatewayError {
     /// The drain can't start.
     #[error("cannot start the drain")]
     Drain(#[from] DrainError),
+    /// A rotation of the pepper was interrupted: journal, store and links may be of different peppers.
+    #[error("a rotation of the pepper was interrupted; `scangate migrate pepper` ends it")]
+    RotationUnderWay,
+    /// A rotation of the pepper can't go on.
+    #[error("the rotation of the pepper can't go on at {}", path.display())]
+    Rotation {
+        /// The file or directory.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A rotation of the pepper was told to stop.
+    #[error("the rotation of the pepper was interrupted after {step}")]
+    Interrupted {
+        /// The last step done.
+        step: &'static str,
+    },
     /// A listener can't start.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -120,6 +143,9 @@ impl Gateway {
     pub fn start_on(storage: Arc<dyn Storage>, config: &Config) -> Result<Self, GatewayError> {
         let data_dir = &config.gateway.data_dir;
         let lock = DataLock::acquire(data_dir)?;
+        if migration::is_under_way(data_dir)? {
+            return Err(GatewayError::RotationUnderWay);
+        }
         for key in manage::ensure_development(data_dir, UnixMillis::now())? {
             tracing::info!(key_use = ?key.key_use, "development key made");
         }
@@ -127,8 +153,15 @@ impl Gateway {
         if keys.load().is_dev() && !config.listen.addr.ip().is_loopback() {
             return Err(GatewayError::DevelopmentKeys { address: config.listen.addr });
         }
-        let identity = Arc::new(Identity::new(&Pepper::load(data_dir)?));
-        let deduplicate = Deduplicate::new(deduplicate_settings(&config.deduplicate), identity.checkin_key());
+        let pepper = Pepper::load(data_dir)?;
+        let identity = Arc::new(Identity::new(&pepper));
+        if pepper.is_dev() && FeedToken::ensure(data_dir)? {
+            tracing::info!("token for the feed of links made");
+        }
+        let feed_token = FeedToken::load(data_dir, config.identity.feed_token_file.as_deref())?;
+        let links = open_links(config)?;
+        let deduplicate = Deduplicate::new(deduplicate_settings(&config.deduplicate), identity.checkin_key())
+            .of_epoch(identity.epoch());
         let cores = cores(config.listen.cores);
         let metrics = Metrics::new(cores + 1);
         let (journal, lanes) = open_journal(storage, config, cores, &deduplicate, &metrics)?;
@@ -143,6 +176,8 @@ impl Gateway {
         let parts = shared::Parts {
             keys,
             identity,
+            links,
+            feed_token,
             deduplicate,
             journal,
             store,
@@ -253,6 +288,21 @@ fn deduplicate_settings(config: &config::Deduplicate) -> deduplicate::Settings {
         auto_reset_s: u32::try_from(config.auto_reset_s).unwrap_or(u32::MAX),
         entries_max: config.entries_max,
     }
+}
+
+/// Opens the links and loads them: the first scan must know them all.
+fn open_links(config: &Config) -> Result<Links, LinksError> {
+    let began = Instant::now();
+    let settings = LinksSettings {
+        links_max: config.identity.links_max,
+        recent_links_max: config.identity.recent_links_max,
+        sources_max: config.identity.feed_sources_max,
+        recent_s: deduplicate_settings(&config.deduplicate).remember_s,
+    };
+    let links = Links::open(&config.gateway.data_dir.join("identity"), settings, UnixMillis::now())?;
+    let load_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(links = links.stats().held, load_ms, "links loaded");
+    Ok(links)
 }
 
 /// Opens the journal and replays it into `deduplicate`: nothing listens before that is done.

@@ -15,18 +15,21 @@ use crate::authenticate::{AuthenticateSettings, Authenticator, RateLimits};
 use crate::config::{Config, ConfigErrors, Limits};
 use crate::deduplicate::Deduplicate;
 use crate::identity::Identity;
+use crate::identity::links::{Links, LinksStats};
 use crate::journal::{Durable, Journal, Ticket};
 use crate::listen::tls::Tls;
 use crate::listen::{Counters, Runtime};
 use crate::observe::health::{Health, Impairment};
 use crate::observe::metrics::Metrics;
 use crate::observe::process::ProcessSample;
-use crate::observe::sampled::{ConnectionsSample, JournalSample, Sampled, StoreSample, WorkersSample};
+use crate::observe::sampled::{
+    ConnectionsSample, JournalSample, LinksSample, Sampled, StoreSample, WorkersSample,
+};
 use crate::observe::stats::{History, Stats};
 use crate::scan::UnixMillis;
 use crate::store::drain::DrainStats;
 use crate::store::{CqlCredentials, CqlSettings, EmbeddedSettings, Store, consistency_from_name};
-use crate::verify::{KeyStore, TokenCache};
+use crate::verify::{FeedToken, KeyStore, TokenCache};
 use crate::workers::{self, Workers};
 
 /// How long readiness is false before connections are turned away: more than one probe interval of a
@@ -39,6 +42,11 @@ pub struct Shared {
     limits_source: OnceLock<LimitsSource>,
     pub(super) authenticator: Authenticator,
     pub(super) identity: Arc<Identity>,
+    pub(super) links: Links,
+    pub(super) feed_token: Option<FeedToken>,
+    /// Whose turn it is to feed links: one batch in memory at a time.
+    pub(super) feed_turn: Arc<tokio::sync::Mutex<()>>,
+    pub(super) feed_limits: crate::config::Identity,
     pub(super) keys: Arc<KeyStore>,
     pub(super) tokens: TokenCache,
     pub(super) workers: Workers,
@@ -69,6 +77,8 @@ pub(super) type LimitsSource = Box<dyn Fn() -> Result<Limits, ConfigErrors> + Se
 pub(super) struct Parts {
     pub(super) keys: Arc<KeyStore>,
     pub(super) identity: Arc<Identity>,
+    pub(super) links: Links,
+    pub(super) feed_token: Option<FeedToken>,
     pub(super) deduplicate: Deduplicate<Ticket, Durable>,
     pub(super) journal: Arc<Journal>,
     pub(super) store: Arc<Store>,
@@ -101,6 +111,10 @@ impl Shared {
                 &settings,
             ),
             identity: parts.identity,
+            links: parts.links,
+            feed_token: parts.feed_token,
+            feed_turn: Arc::default(),
+            feed_limits: config.identity.clone(),
             keys: parts.keys,
             tokens: TokenCache::new(config.verify.token_cache_entries_max),
             workers,
@@ -170,6 +184,7 @@ impl Shared {
     /// Once a second: expiry, orphans, readiness and the history of rates.
     pub(super) fn housekeeping(&self) {
         self.deduplicate.sweep(UnixMillis::now(), |ticket| self.journal.outcome(ticket).map(Result::ok));
+        self.links.sweep(UnixMillis::now());
         let journal = self.journal.stats();
         self.health.impair(Impairment::JournalPoisoned, journal.poisoned);
         self.health.impair(Impairment::JournalFull, journal.disk_full || journal.bytes_max_reached);
@@ -204,6 +219,7 @@ impl Shared {
                 retries: self.drain.retries_total(),
             },
             deduplicate_entries: self.deduplicate.entries(),
+            links: links(self.links.stats()),
             workers: WorkersSample {
                 queue_jobs: workers.queued as u64,
                 done: workers.completed,
@@ -245,6 +261,15 @@ fn connections(counters: &Counters) -> ConnectionsSample {
         ],
         accept_errors: read(&counters.accept_errors),
         protocol_errors: read(&counters.protocol_errors),
+    }
+}
+
+fn links(stats: LinksStats) -> LinksSample {
+    LinksSample {
+        held: stats.held,
+        recent: stats.recent,
+        lines: [stats.accepted, stats.unchanged, stats.refused],
+        last_feed_ms: u64::try_from(stats.last_feed_ms).unwrap_or(0),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The steps of a scan's path, the same for a payload and for a code read from a frame:
 //!
 //! ```text
-//! identify (payload, verify, identity) → scan → admit → settle
+//! identify (payload, verify, identity) → scan (links) → admit → settle
 //! ```
 
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use super::Shared;
 use super::core::Core;
 use crate::authenticate::{AuthError, Device, Lookup, Role};
 use crate::deduplicate::{Admission, AdmitError, InFlight, Original, Standing};
+use crate::identity::links::Linked;
 use crate::journal::{AppendError, CommitError, Durable, Ticket};
 use crate::observe::metrics::{AuthFailure, Cache};
 use crate::payload::{self, Claim};
@@ -40,6 +41,19 @@ enum Identification {
     Done(Result<Identified, Refusal>),
     /// A signature that was never seen: for the workers.
     Unseen,
+}
+
+/// A scan before admission, and whom its pseudonym was found to stand for.
+struct Ready {
+    scan: Scan,
+    linked: Linked,
+}
+
+/// Why the journal did not get a scan that repeats nothing.
+enum NotAppended {
+    /// A link that arrived meanwhile changes whom it is about, or what it may repeat.
+    Relinked,
+    Refused(AppendError),
 }
 
 /// A scan between admission and answer.
@@ -84,7 +98,7 @@ pub(super) async fn record(
         }
     };
     let admitted = match identified.and_then(|identified| scan(core, device, request, identified, received)) {
-        Ok(scan) => admit(core, &scan),
+        Ok(ready) => admit(core, &ready),
         Err(problem) => Admitted::Refused(problem),
     };
     settle(core, admitted).await
@@ -103,7 +117,7 @@ pub(super) async fn record_all<S: Spoilt>(
         .zip(identified)
         .map(|(line, identified)| match (line, identified) {
             (Ok(request), Ok(identified)) => match scan(core, device, request, identified, received) {
-                Ok(scan) => admit(core, &scan),
+                Ok(ready) => admit(core, &ready),
                 Err(problem) => Admitted::Refused(problem),
             },
             (Ok(_), Err(problem)) => Admitted::Refused(problem),
@@ -288,7 +302,7 @@ fn scan(
     request: &ScanRequest<'_>,
     identified: Identified,
     received: UnixMillis,
-) -> Result<Scan, Problem> {
+) -> Result<Ready, Problem> {
     let (person, place, subject, window_s) = match (&device.role, identified.holder) {
         (Role::Place { place, window_class }, ResolvedSubject::Person(person)) => {
             (person, *place, Subject::Person, core.shared.window_s(window_class.as_deref()))
@@ -305,8 +319,10 @@ fn scan(
     };
     let at = request.at.unwrap_or(received);
     within_skew(core, at, received)?;
-    Ok(Scan {
-        person,
+    // The only place where a person's own pseudonym is taken for the citizen's.
+    let linked = core.shared.links.resolve(person);
+    let scan = Scan {
+        person: linked.person,
         place,
         direction: request.direction,
         at,
@@ -318,7 +334,8 @@ fn scan(
         trust: identified.trust,
         form: identified.form,
         window_s,
-    })
+    };
+    Ok(Ready { scan, linked })
 }
 
 fn within_skew(core: &Core, at: UnixMillis, received: UnixMillis) -> Result<(), Problem> {
@@ -337,12 +354,28 @@ fn within_skew(core: &Core, at: UnixMillis, received: UnixMillis) -> Result<(), 
     Err(Problem::new(Outcome::ClockSkew, detail).field("at").limit(limit_s, Some(value_s)))
 }
 
-/// Admits the scan and hands it to the journal in one step, so that no duplicate can slip between.
-fn admit<'a>(core: &'a Core, scan: &Scan) -> Admitted<'a> {
-    match core.shared.deduplicate.admit(scan, |checkin| core.lane.append(checkin)) {
+/// Admits the scan and hands it to the journal in one step, so that no duplicate can slip between; again
+/// where a link slipped between, which is looked at under the locks of everybody whom the scan may be about.
+fn admit<'a>(core: &'a Core, ready: &Ready) -> Admitted<'a> {
+    let Ready { mut scan, linked } = *ready;
+    let admission = core.shared.links.steadily(linked, scan.received, |view| {
+        scan.person = view.person();
+        let admission = core.shared.deduplicate.admit(&scan, view.aliases(), |checkin| {
+            if view.holds() {
+                core.lane.append(checkin).map_err(NotAppended::Refused)
+            } else {
+                Err(NotAppended::Relinked)
+            }
+        });
+        (!matches!(admission, Err(AdmitError::Append(NotAppended::Relinked)))).then_some(admission)
+    });
+    match admission {
         Ok(Admission::Fresh(in_flight)) => Admitted::Fresh(in_flight),
-        Ok(Admission::Duplicate(original, standing)) => Admitted::Repeats { scan: *scan, original, standing },
-        Err(AdmitError::Append(error)) => Admitted::Refused(refused_by_journal(&error)),
+        Ok(Admission::Duplicate(original, standing)) => Admitted::Repeats { scan, original, standing },
+        Err(AdmitError::Append(NotAppended::Refused(error))) => Admitted::Refused(refused_by_journal(&error)),
+        Err(AdmitError::Append(NotAppended::Relinked)) => {
+            Admitted::Refused(Problem::new(Outcome::Overloaded, "the person's links are changing"))
+        }
         Err(error @ AdmitError::Unproven) => {
             Admitted::Refused(Problem::new(Outcome::Unavailable, error.to_string()).bound("journal.unproven"))
         }

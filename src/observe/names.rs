@@ -99,6 +99,11 @@ names! {
 
     DEDUPLICATE_ENTRIES: Gauge "deduplicate" "entries", "Scans remembered for deduplication";
 
+    LINKS: Gauge "links", "Identifiers linked to a citizen";
+    LINKS_RECENT: Gauge "links_recent", "Links so new that deduplication asks under both pseudonyms";
+    FEED_LINES: Counter "feed" "lines", "Lines of feeds of links by how they ended";
+    FEED_LAST: Gauge "feed_last_timestamp" "seconds", "When the last batch of a feed was taken, since 1970; 0 if never";
+
     JOURNAL_COMMIT_DURATION: Histogram "journal_commit_duration" "seconds", "One group commit, fsync included";
     JOURNAL_COMMIT_RECORDS: Histogram "journal_commit" "records", "Records of one group commit";
     JOURNAL_WRITTEN: Counter "journal_written" "bytes", "Bytes committed to the journal";

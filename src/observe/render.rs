@@ -78,6 +78,7 @@ impl Scrape {
         out.counter(&names::WORKERS_LATE, workers.late)?;
         out.counter(&names::WORKERS_PANICKED, workers.panicked)?;
         out.gauge(&names::DEDUPLICATE_ENTRIES, self.sampled.deduplicate_entries)?;
+        self.links(out)?;
         out.gauge(&names::JOURNAL_SIZE, journal.bytes)?;
         out.gauge(&names::JOURNAL_SIZE_MAX, journal.bytes_max)?;
         out.gauge(&names::JOURNAL_SEGMENTS, journal.segments)?;
@@ -87,6 +88,18 @@ impl Scrape {
         out.gauge(&names::STORE_LAG_SECONDS, float(store.lag_ms) / 1e3)?;
         out.counter(&names::STORE_WRITTEN, store.rows_written)?;
         out.counter(&names::STORE_RETRIES, store.retries)
+    }
+
+    fn links(&self, out: &mut Writer<'_>) -> Result<(), Error> {
+        let links = &self.sampled.links;
+        out.gauge(&names::LINKS, links.held)?;
+        out.gauge(&names::LINKS_RECENT, links.recent)?;
+        out.counters(
+            &names::FEED_LINES,
+            "outcome",
+            ["accepted", "unchanged", "refused"].into_iter().zip(links.lines),
+        )?;
+        out.gauge(&names::FEED_LAST, float(links.last_feed_ms) / 1e3)
     }
 
     fn process(&self, out: &mut Writer<'_>) -> Result<(), Error> {

@@ -16,6 +16,8 @@ pub struct Sampled {
     pub store: StoreSample,
     /// Scans remembered for deduplication.
     pub deduplicate_entries: u64,
+    /// The links between identifiers of one citizen.
+    pub links: LinksSample,
     /// The pool.
     pub workers: WorkersSample,
     /// The reading of frames.
@@ -73,6 +75,19 @@ pub struct StoreSample {
     pub rows_written: u64,
     /// Writes tried again since start.
     pub retries: u64,
+}
+
+/// The links between identifiers at one moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LinksSample {
+    /// Links held.
+    pub held: u64,
+    /// Links that deduplication still asks about.
+    pub recent: u64,
+    /// Lines of feeds since start: accepted, unchanged, refused.
+    pub lines: [u64; 3],
+    /// When the last batch of a feed was taken, in milliseconds since 1970; 0 if never.
+    pub last_feed_ms: u64,
 }
 
 /// The pool at one moment.

@@ -3,6 +3,7 @@
 //! Every status that an operation can answer with is listed, so that a tester can take an unlisted one for
 //! a fault.
 
+mod links;
 mod types;
 
 use std::sync::LazyLock;
@@ -21,6 +22,7 @@ use crate::observe::metrics::CONTENT_TYPE as OPENMETRICS;
 use crate::observe::stats::Stats;
 use crate::respond::{EVENTS, JSON, NDJSON, PROBLEM_JSON};
 
+pub use links::{FeedState, FeedSummary, LinkRequest};
 pub use types::{
     Alive, BatchLine, CheckinRequest, Draining, Duplicate, ExportedCheckin, LineResult, Original, Problem,
     Recorded, Refused, Reloaded,
@@ -42,8 +44,8 @@ pub fn document() -> &'static str {
         description = "QR check-ins: read, verified, deduplicated and durable before they are answered."
     ),
     components(schemas(
-        Alive, CheckinRequest, Draining, Duplicate, ExportedCheckin, Original, Problem,
-        Readiness, Recorded, Refused, Reloaded, Stats
+        Alive, CheckinRequest, Draining, Duplicate, ExportedCheckin, FeedState, FeedSummary, LinkRequest,
+        Original, Problem, Readiness, Recorded, Refused, Reloaded, Stats
     )),
     tags(
         (name = "checkins", description = "For devices"),
@@ -71,7 +73,11 @@ fn describe() -> utoipa::openapi::OpenApi {
             .description(Some("EdDSA or ES256; iss = app, sub = device, place or person, exp"))
             .build();
         components.schemas.insert("BatchLine".to_owned(), types::batch_line().into());
+        components.schemas.insert("FeedLine".to_owned(), types::feed_line().into());
         components.add_security_scheme(DEVICE_TOKEN, SecurityScheme::Http(scheme));
+        let feed =
+            HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("DATA/keys/feed-token"));
+        components.add_security_scheme(links::FEED_TOKEN, SecurityScheme::Http(feed.build()));
     }
     document.paths = PathsBuilder::new()
         .path("/v1/checkins", item(HttpMethod::Post, checkins()))
@@ -97,6 +103,7 @@ fn describe() -> utoipa::openapi::OpenApi {
         .path("/v1/drain", admin(HttpMethod::Post, drain()))
         .path("/v1/reload", admin(HttpMethod::Post, reload()))
         .path("/v1/export", admin(HttpMethod::Get, export()))
+        .path("/v1/links", feed())
         .build();
     document
 }
@@ -109,6 +116,12 @@ fn admin(method: HttpMethod, operation: OperationBuilder) -> PathItem {
     let mut item = PathItem::new(method, operation);
     let server = ServerBuilder::new().url("http://127.0.0.1:9090").description(Some("The admin listener"));
     item.servers = Some(vec![server.build()]);
+    item
+}
+
+fn feed() -> PathItem {
+    let mut item = admin(HttpMethod::Get, links::get());
+    item.post = Some(links::post().build());
     item
 }
 
@@ -339,7 +352,7 @@ fn header(kind: Type, text: &str) -> Header {
 fn meaning(status: u16) -> &'static str {
     match status {
         400 => "The request can't be read; what is wrong is named. No body where the head isn't one of HTTP",
-        401 => "No valid device token",
+        401 => "No valid token",
         404 => "No such path on this listener; frames where frames.enabled is false",
         405 => "The path has other methods",
         408 => "The body took too long to arrive",

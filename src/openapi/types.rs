@@ -2,12 +2,13 @@
 //! holds every answer to these.
 
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{
     KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, SchemaType, Type,
 };
+use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema as _, ToSchema};
 
+use super::FeedSummary;
 use crate::request::{CLIENT_ID_CHARS_MAX, FRAME_ID_CHARS_MAX};
 use crate::respond::Rejection;
 use crate::scan::{App, Direction, DirectionRequest, Form, Outcome, Subject, Trust};
@@ -130,6 +131,15 @@ pub enum LineResult {
 /// `BatchLine`: each way in which a scan ends, with two members more. Put together by `allOf`, the parts
 /// would refuse each other's members.
 pub(super) fn batch_line() -> Schema {
+    numbered([Recorded::schema(), Duplicate::schema(), Refused::schema()]).build().into()
+}
+
+/// `FeedLine`: a refused line of a batch of links, or the summary at its end.
+pub(super) fn feed_line() -> Schema {
+    numbered([Refused::schema()]).item(Ref::from_schema_name(FeedSummary::name())).build().into()
+}
+
+fn numbered<const N: usize>(ends: [RefOr<Schema>; N]) -> OneOfBuilder {
     let whole = |minimum: usize, maximum: Option<usize>, description: &str| -> Schema {
         let whole = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(minimum));
         whole.maximum(maximum).description(Some(description)).build().into()
@@ -140,7 +150,6 @@ pub(super) fn batch_line() -> Schema {
         "The input line that it answers, or the frame's code, from 1; blank lines don't count",
     );
     let status = whole(200, Some(599), "The status that the scan would have had alone");
-    let ends = [Recorded::schema(), Duplicate::schema(), Refused::schema()];
     let lines = ends.into_iter().filter_map(|end| match end {
         RefOr::T(Schema::Object(mut object)) => {
             for (name, schema) in [("line", &line), ("status", &status)] {
@@ -151,7 +160,7 @@ pub(super) fn batch_line() -> Schema {
         }
         _ => None,
     });
-    lines.fold(OneOfBuilder::new(), OneOfBuilder::item).build().into()
+    lines.fold(OneOfBuilder::new(), OneOfBuilder::item)
 }
 
 /// A scan of a batch that was not recorded. At most one of `field` and `bound` is there.
@@ -306,7 +315,7 @@ fn words(description: &str, words: impl IntoIterator<Item = &'static str>) -> Sc
     string(description).enum_values(Some(words)).build().into()
 }
 
-fn pattern(description: &str, pattern: &str) -> Schema {
+pub(super) fn pattern(description: &str, pattern: &str) -> Schema {
     string(description).pattern(Some(pattern)).build().into()
 }
 

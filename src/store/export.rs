@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 
-use crate::scan::{Checkin, UnixMillis};
+use crate::scan::{Checkin, Pseudonym, UnixMillis};
 
 use super::fold::fold;
 use super::{Store, StoreError};
@@ -47,15 +47,21 @@ pub enum ExportError {
     /// The store could not be read.
     #[error("can't read the store")]
     Store(#[from] StoreError),
+    /// Whom a row's person stands for could not be read.
+    #[error("can't read the links")]
+    Links(#[source] io::Error),
     /// The output could not be written.
     #[error("can't write the export")]
     Output(#[from] io::Error),
 }
 
-/// Writes one line a check-in: by day, then place, then event time.
+/// Writes one line a check-in: by day, then place, then event time. `person` says whom a row's person stands
+/// for; that is asked before rows are folded, so that what one person did under several pseudonyms is folded,
+/// whenever the link between them arrived.
 pub async fn export(
     store: &Store,
     range: ExportRange,
+    person: &dyn Fn(Pseudonym) -> io::Result<Pseudonym>,
     out: &mut impl Write,
 ) -> Result<ExportSummary, ExportError> {
     let mut summary = ExportSummary::default();
@@ -65,11 +71,20 @@ pub async fn export(
         let in_range = rows.iter().filter(|row| row.scan.at >= first).count();
         kept.clear();
         kept.extend_from_slice(rows);
+        for row in &mut kept {
+            match person(row.scan.person) {
+                Ok(person) => row.scan.person = person,
+                Err(error) => {
+                    failed = Some(ExportError::Links(error));
+                    return ControlFlow::Break(());
+                }
+            }
+        }
         fold(&mut kept);
         kept.retain(|row| row.scan.at >= first);
         for row in &kept {
             if let Err(error) = write_line(out, row) {
-                failed = Some(error);
+                failed = Some(ExportError::Output(error));
                 return ControlFlow::Break(());
             }
         }
@@ -79,7 +94,7 @@ pub async fn export(
     };
     store.place_days(range.from, range.to, range.lookback_ms, &mut sink).await?;
     if let Some(error) = failed {
-        return Err(error.into());
+        return Err(error);
     }
     out.flush()?;
     Ok(summary)

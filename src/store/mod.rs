@@ -13,6 +13,7 @@
 
 pub mod fold;
 pub mod export;
+pub mod rewrite;
 pub mod drain;
 pub mod watermark;
 mod embedded;
@@ -57,6 +58,14 @@ impl Store {
         match self {
             Self::Embedded(store) => store.write(batch),
             Self::Cql(store) => store.write(batch).await,
+        }
+    }
+
+    /// Takes rows out, by key. The embedded store is never rewritten in place, and keeps them.
+    async fn remove(&self, batch: &[Checkin]) -> Result<(), StoreError> {
+        match self {
+            Self::Embedded(_) => Ok(()),
+            Self::Cql(store) => store.remove(batch).await,
         }
     }
 

@@ -3,12 +3,14 @@
 //!
 //! ```text
 //! DATA/keys/               0700
-//!   pepper                 {"pepper":"<base64url, 32 bytes>","dev":true}
+//!   pepper                 {"pepper":"<base64url, 32 bytes>","later":[…],"dev":true}
+//!   pepper.next            while the pepper is being rotated (`rotation`)
 //!   sg1/<kid>.json         OKP Ed25519 JWK and "epoch", "issuer", "types"
 //!   devices/<app>.<…>.json OKP Ed25519 or EC P-256 JWK; "app" in it wins over the file name's
 //!   devices/<app>.<kid>.pem  SubjectPublicKeyInfo of one of these
 //!   nhs/<kid>.pem          the same, of P-256
 //!   revoked.ndjson
+//!   feed-token             the bearer token of POST /v1/links
 //! ```
 
 use std::ffi::OsStr;
@@ -66,6 +68,11 @@ pub(crate) struct Secret(Zeroizing<String>);
 impl Secret {
     pub(crate) fn of(bytes: &[u8]) -> Self {
         Self(Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes)))
+    }
+
+    /// The base64url text.
+    pub(crate) fn text(&self) -> &str {
+        &self.0
     }
 
     /// The 32 bytes inside, if that is what it holds.

@@ -20,7 +20,7 @@ use super::nhs::NhsKey;
 use super::revocations::Revocations;
 use super::sg1::TokenKind;
 use super::trust::{Hc1Key, ShcKey, Trust};
-use crate::scan::App;
+use crate::scan::{App, CheckinId};
 
 /// Why keys could not be read or written. No variant carries a key file's content.
 #[derive(Debug, thiserror::Error)]
@@ -138,9 +138,11 @@ impl KeysError {
     }
 }
 
-/// The secret behind every pseudonym, zeroed when dropped.
+/// The secret behind every pseudonym, zeroed when dropped: the first, which every other key is derived from as
+/// well, and those that persons' pseudonyms were rotated with since, in order.
 pub struct Pepper {
     bytes: Zeroizing<[u8; 32]>,
+    later: Vec<Zeroizing<[u8; 32]>>,
     dev: bool,
 }
 
@@ -154,6 +156,8 @@ impl fmt::Debug for Pepper {
 #[derive(Serialize, Deserialize)]
 pub(super) struct PepperFile {
     pub(super) pepper: Secret,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) later: Vec<Secret>,
     #[serde(default)]
     pub(super) dev: bool,
 }
@@ -161,17 +165,26 @@ pub(super) struct PepperFile {
 impl Pepper {
     /// A pepper from its bytes.
     pub fn new(bytes: [u8; 32], dev: bool) -> Self {
-        Self { bytes: Zeroizing::new(bytes), dev }
+        Self { bytes: Zeroizing::new(bytes), later: Vec::new(), dev }
     }
 
     /// Reads the data directory's pepper.
     pub fn load(data_dir: &Path) -> Result<Self, KeysError> {
-        let path = keyfile::pepper_path(data_dir);
-        let (bytes, mode) = keyfile::read(&path)?;
-        keyfile::check_mode(&path, mode)?;
-        let file: PepperFile = keyfile::parse(&path, &bytes)?;
-        let bytes = file.pepper.bytes().ok_or(KeysError::Invalid { path, field: "pepper" })?;
-        Ok(Self { bytes, dev: file.dev })
+        Self::read(&keyfile::pepper_path(data_dir))
+    }
+
+    pub(super) fn read(path: &Path) -> Result<Self, KeysError> {
+        let (bytes, mode) = keyfile::read(path)?;
+        keyfile::check_mode(path, mode)?;
+        let file: PepperFile = keyfile::parse(path, &bytes)?;
+        let invalid = |field| KeysError::Invalid { path: path.to_owned(), field };
+        let later: Option<Vec<_>> = file.later.iter().map(Secret::bytes).collect();
+        let later = later.filter(|later| later.len() <= usize::from(CheckinId::EPOCH_MAX));
+        Ok(Self {
+            bytes: file.pepper.bytes().ok_or_else(|| invalid("pepper"))?,
+            later: later.ok_or_else(|| invalid("later"))?,
+            dev: file.dev,
+        })
     }
 
     /// Whether a first start made it, for development only.
@@ -181,6 +194,11 @@ impl Pepper {
 
     pub(crate) fn bytes(&self) -> &[u8; 32] {
         &self.bytes
+    }
+
+    /// What persons' pseudonyms were rotated with, in order.
+    pub(crate) fn later(&self) -> impl Iterator<Item = &[u8; 32]> {
+        self.later.iter().map(|bytes| &**bytes)
     }
 }
 

@@ -231,7 +231,7 @@ fn signing_key(
 fn make_pepper(data_dir: &Path, dev: bool) -> Result<KeyInfo, KeysError> {
     let path = keyfile::pepper_path(data_dir);
     let bytes = random()?;
-    write_json(&path, &PepperFile { pepper: Secret::of(&*bytes), dev })?;
+    write_json(&path, &PepperFile { pepper: Secret::of(&*bytes), later: Vec::new(), dev })?;
     Ok(pepper_info(path, dev))
 }
 

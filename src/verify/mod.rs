@@ -2,6 +2,7 @@
 //! depends on nothing else; nothing is fetched while a scan waits.
 
 mod cbor;
+mod feed_token;
 mod keyfile;
 mod revocations;
 mod trust;
@@ -10,11 +11,13 @@ pub mod cache;
 pub mod keys;
 pub mod manage;
 pub mod nhs;
+pub mod rotation;
 pub mod sg1;
 pub mod hc1;
 pub mod shc;
 
 pub use cache::{Resolved, ResolvedSubject, TokenCache};
+pub use feed_token::FeedToken;
 pub use hc1::hc1;
 pub(crate) use keyfile::hex;
 pub use keys::{DeviceAlgorithm, IssuerKey, KeyStore, Keys, KeysError, Kid, Pepper, Sg1Key};

@@ -66,6 +66,12 @@ impl Server {
         Self { public, admin, directory, signals, thread: Some(thread) }
     }
 
+    /// Stops it, and keeps its files.
+    pub fn stopped(mut self) -> tempfile::TempDir {
+        let empty = tempfile::tempdir().unwrap();
+        std::mem::replace(&mut self.directory, empty)
+    }
+
     pub fn data(&self) -> std::path::PathBuf {
         self.directory.path().join("data")
     }

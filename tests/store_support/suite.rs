@@ -29,7 +29,7 @@ pub async fn run(open: impl Fn() -> Store, shared: bool) {
 async fn exported(store: &Store, from_ms: i64, to_ms: i64) -> (String, ExportSummary) {
     let mut out = Vec::new();
     let range = ExportRange::over(UnixMillis(from_ms), UnixMillis(to_ms), 60);
-    let summary = export(store, range, &mut out).await.unwrap();
+    let summary = export(store, range, &Ok, &mut out).await.unwrap();
     (String::from_utf8(out).unwrap(), summary)
 }
 

@@ -174,6 +174,16 @@ impl Cql {
         Ok(())
     }
 
+    /// Takes rows out of both tables, whatever was written of them.
+    pub(super) async fn remove(&self, batch: &[Checkin]) -> Result<(), StoreError> {
+        let connection = self.connected().await?;
+        stream::iter(batch)
+            .map(|row| connection.statements.remove(&connection.session, row))
+            .buffer_unordered(self.settings.concurrency_requests)
+            .try_collect()
+            .await
+    }
+
     /// Asks the database for nothing much.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let connection = self.connected().await?;

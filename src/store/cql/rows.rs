@@ -51,6 +51,8 @@ impl Table {
 pub(super) struct Statements {
     insert_by_place: PreparedStatement,
     insert_by_person: PreparedStatement,
+    delete_by_place: PreparedStatement,
+    delete_by_person: PreparedStatement,
     list_place: PreparedStatement,
     select_days: PreparedStatement,
     select_places: PreparedStatement,
@@ -64,6 +66,20 @@ impl Statements {
         Ok(Self {
             insert_by_place: prepare(session, "upsert by place", insert(Table::ByPlace)).await?,
             insert_by_person: prepare(session, "upsert by person", insert(Table::ByPerson)).await?,
+            delete_by_place: prepare(
+                session,
+                "delete by place",
+                "DELETE FROM checkins_by_place USING TIMESTAMP ? WHERE place = ? AND day = ? AND id = ?"
+                    .to_owned(),
+            )
+            .await?,
+            delete_by_person: prepare(
+                session,
+                "delete by person",
+                "DELETE FROM checkins_by_person USING TIMESTAMP ? WHERE person = ? AND day = ? AND id = ?"
+                    .to_owned(),
+            )
+            .await?,
             list_place: prepare(
                 session,
                 "list a place",
@@ -127,6 +143,20 @@ impl Statements {
             session.batch(&batch, values).await
         };
         done.map_err(execute_failed(what))?;
+        Ok(())
+    }
+
+    /// Takes a row out of both tables, the one by which it is found last. A deletion of the same moment as a
+    /// row wins over it.
+    pub(super) async fn remove(&self, session: &Session, row: &Checkin) -> Result<(), StoreError> {
+        let (day, id) = (row.scan.at.day(), Uuid::from_bytes(row.id.0));
+        for (statement, of, what) in [
+            (&self.delete_by_person, row.scan.person.0, "delete by person"),
+            (&self.delete_by_place, row.scan.place.0, "delete by place"),
+        ] {
+            let values = (version_us(row), of.as_slice(), day, id);
+            session.execute_unpaged(statement, values).await.map_err(execute_failed(what))?;
+        }
         Ok(())
     }
 

@@ -7,7 +7,7 @@
 //! | from | message under HMAC-SHA-256(pepper, ·), first 16 bytes |
 //! |---|---|
 //! | citizen number | the twelve digits |
-//! | PC-COVID QID | `qid:` and the eighteen digits, unless linked to a citizen's pseudonym |
+//! | PC-COVID QID | `qid:` and the eighteen digits |
 //! | health certificate (HC1) | `uvci:` and the UVCI without `URN:UVCI:`, in upper case |
 //! | SMART Health Card | `shc:`, issuer, `#`, and the card's `rid` or the hash of what was signed |
 //! | social-insurance number | `bhyt:` and the ten digits |
@@ -18,17 +18,25 @@
 //! | Corona-Warn-App place poster | `place:cwa/` and the SHA-256 of its message, hexadecimal |
 //! | another place reference | `place:` and the reference |
 //!
+//! Where the pepper was rotated, a person's pseudonym is HMAC-SHA-256(next pepper, pseudonym of before), first 16
+//! bytes, once for each rotation (`verify::rotation`); all other keys stay as the first pepper makes them.
+//!
 //! The messages cannot be confused: only a citizen number starts with a digit. The other keys below are
 //! derived from the pepper once, under labels of their own.
+//!
+//! Every function here returns the identifier's **own** pseudonym. Which of them belong to one citizen is
+//! told by [`links`], and asked in one place, when the scan is put together: so caches of tokens and devices
+//! never hold what a link that arrives would change.
 
-use std::collections::HashMap;
+pub mod feed;
+pub mod links;
+mod link_store;
+
 use std::fmt;
 use std::hash::Hasher;
-use std::sync::Arc;
 
 use aes::Aes128;
 use aes::cipher::{Array, BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
-use arc_swap::ArcSwap;
 use aws_lc_rs::hmac;
 use siphasher::{sip, sip128};
 use zeroize::Zeroizing;
@@ -36,16 +44,18 @@ use zeroize::Zeroizing;
 use crate::payload::{PersonForm, PersonRef, PlaceForm, PlaceRef, place_reference};
 use crate::scan::{App, ClientKey, DeviceKey, Outcome, PlaceKey, Pseudonym, Refusal};
 use crate::verify::{Holder, Pepper, ResolvedSubject, TokenKind, hex};
+use feed::Alias;
 
 /// Turns identifiers into pseudonyms and keys. Cheap to share, safe to use from every core.
 pub struct Identity {
     /// Keyed with the pepper itself; the other keys are derived from it.
     pepper: hmac::Key,
+    /// What persons' pseudonyms were rotated with since, in order; seldom any.
+    later: Box<[hmac::Key]>,
     person_cti: Aes128,
     place_cti: Aes128,
     device: sip::SipHasher24,
     client: sip128::SipHasher24,
-    links: ArcSwap<Links>,
 }
 
 /// Prints nothing: everything inside is secret.
@@ -55,28 +65,10 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Which QIDs are known to belong to which citizen: from the QID's own pseudonym to the citizen's. Empty
-/// until a sync feed fills it.
-#[derive(Default)]
-pub struct Links {
-    citizen_of_qid: HashMap<Pseudonym, Pseudonym>,
-}
-
-impl Links {
-    /// The pseudonym that a QID's own pseudonym stands for.
-    fn resolve(&self, own: Pseudonym) -> Pseudonym {
-        self.citizen_of_qid.get(&own).copied().unwrap_or(own)
-    }
-
-    /// Records that a QID (by its own pseudonym) belongs to a citizen.
-    pub fn link(&mut self, qid: Pseudonym, citizen: Pseudonym) {
-        self.citizen_of_qid.insert(qid, citizen);
-    }
-}
-
 impl Identity {
     /// Derives every key from the pepper.
     pub fn new(pepper: &Pepper) -> Self {
+        let later = pepper.later().map(|bytes| hmac::Key::new(hmac::HMAC_SHA256, bytes)).collect();
         let pepper = hmac::Key::new(hmac::HMAC_SHA256, pepper.bytes());
         let key = |label: &str| {
             let tag = hmac::sign(&pepper, format!("derive:{label}").as_bytes());
@@ -87,34 +79,49 @@ impl Identity {
             place_cti: Aes128::new(&Array::from(*key("place cti"))),
             device: sip::SipHasher24::new_with_key(&key("device")),
             client: sip128::SipHasher24::new_with_key(&key("client")),
-            links: ArcSwap::from_pointee(Links::default()),
             pepper,
+            later,
         }
-    }
-
-    /// Replaces the links between QIDs and citizens.
-    pub fn set_links(&self, links: Links) {
-        self.links.store(Arc::new(links));
     }
 
     /// The pseudonym of the person an unsigned code names.
     pub fn person(&self, form: &PersonForm<'_>) -> Pseudonym {
         match form.key {
-            PersonRef::Citizen(number) => Pseudonym(self.hmac(&[number])),
-            PersonRef::Insurance(number) => Pseudonym(self.hmac(&["bhyt:", number])),
-            PersonRef::Qid(qid) => self.links.load().resolve(Pseudonym(self.hmac(&["qid:", qid]))),
+            PersonRef::Citizen(number) => self.citizen(number),
+            PersonRef::Insurance(number) => self.alias(&Alias::Insurance(number)),
+            PersonRef::Qid(qid) => self.alias(&Alias::Qid(qid)),
         }
     }
 
     /// The pseudonym behind a reference typed by an operator or carried by a device token: a citizen
     /// number, a QID, or any other text that names a person.
     pub fn person_reference(&self, reference: &str) -> Pseudonym {
+        self.rotations(self.root_reference(reference))
+    }
+
+    /// As of the first pepper.
+    fn root_reference(&self, reference: &str) -> Pseudonym {
         let reference = reference.trim();
         let digits = reference.bytes().all(|byte| byte.is_ascii_digit());
-        match reference.len() {
-            12 if digits => Pseudonym(self.hmac(&[reference])),
-            18 if digits => self.links.load().resolve(Pseudonym(self.hmac(&["qid:", reference]))),
-            _ => Pseudonym(self.hmac(&["ref:", reference])),
+        Pseudonym(match reference.len() {
+            12 if digits => self.tag(&[reference]),
+            18 if digits => self.tag(&["qid:", reference]),
+            _ => self.tag(&["ref:", reference]),
+        })
+    }
+
+    /// The pseudonym of a citizen, by the twelve digits of the number.
+    pub fn citizen(&self, number: &str) -> Pseudonym {
+        self.person_named(&[number])
+    }
+
+    /// The own pseudonym of an identifier that may be linked to a citizen.
+    pub fn alias(&self, alias: &Alias<'_>) -> Pseudonym {
+        match *alias {
+            Alias::Qid(qid) => self.person_named(&["qid:", qid]),
+            Alias::Cti(cti) => self.person_of_cti(cti),
+            Alias::Insurance(number) => self.person_named(&["bhyt:", number]),
+            Alias::Certificate(ref uvci) => self.person_named(&["uvci:", uvci]),
         }
     }
 
@@ -129,15 +136,15 @@ impl Identity {
         let reference = reference.trim();
         match place_reference(reference) {
             Some(poster) => self.place_of_poster(poster),
-            None => PlaceKey(self.hmac(&["place:", reference])),
+            None => PlaceKey(self.tag(&["place:", reference])),
         }
     }
 
     fn place_of_poster(&self, poster: PlaceRef<'_>) -> PlaceKey {
         PlaceKey(match poster {
-            PlaceRef::Url { host, slug } => self.hmac(&["place:", host, "/", slug]),
-            PlaceRef::Gln(digits) => self.hmac(&["place:gln/", &String::from_utf8_lossy(&digits)]),
-            PlaceRef::Digest(digest) => self.hmac(&["place:cwa/", &hex(&digest)]),
+            PlaceRef::Url { host, slug } => self.tag(&["place:", host, "/", slug]),
+            PlaceRef::Gln(digits) => self.tag(&["place:gln/", &String::from_utf8_lossy(&digits)]),
+            PlaceRef::Digest(digest) => self.tag(&["place:cwa/", &hex(&digest)]),
         })
     }
 
@@ -170,19 +177,24 @@ impl Identity {
                 Err(Refusal::new(Outcome::WrongSubject, "the code stands for a device"))
             }
             Holder::Person { label, value } => {
-                Ok(ResolvedSubject::Person(Pseudonym(self.hmac(&[label, ":", value]))))
+                Ok(ResolvedSubject::Person(self.person_named(&[label, ":", value])))
             }
-            Holder::NhsVenue(id) => Ok(ResolvedSubject::Place(PlaceKey(self.hmac(&["place:nhs/", id])))),
+            Holder::NhsVenue(id) => Ok(ResolvedSubject::Place(PlaceKey(self.tag(&["place:nhs/", id])))),
         }
     }
 
     /// The person whom an SG1 token's cti stands for: the inverse of [`Self::cti_of_person`].
     pub fn person_of_cti(&self, cti: [u8; 16]) -> Pseudonym {
-        Pseudonym(decrypt(&self.person_cti, cti))
+        self.rotations(Pseudonym(decrypt(&self.person_cti, cti)))
     }
 
-    /// The cti that stands for a person: one AES block under a derived key, so that a printed code
-    /// does not reveal the pseudonym and no table is needed to find it.
+    /// The cti that stands for the person behind a reference, whatever the pepper was rotated with.
+    pub fn cti_of_reference(&self, reference: &str) -> [u8; 16] {
+        self.cti_of_person(self.root_reference(reference))
+    }
+
+    /// The cti that stands for a person, by the pseudonym of the first pepper: one AES block under a derived
+    /// key, so that a printed code does not reveal the pseudonym and no table is needed to find it.
     pub fn cti_of_person(&self, person: Pseudonym) -> [u8; 16] {
         encrypt(&self.person_cti, person.0)
     }
@@ -199,16 +211,41 @@ impl Identity {
 
     /// The key of the hash in check-in ids: equal on every gateway that shares the pepper.
     pub fn checkin_key(&self) -> [u8; 16] {
-        self.hmac(&["derive:checkin"])
+        self.tag(&["derive:checkin"])
     }
 
-    fn hmac(&self, parts: &[&str]) -> [u8; 16] {
+    /// How often the pepper was rotated.
+    pub fn epoch(&self) -> u16 {
+        u16::try_from(self.later.len()).unwrap_or(u16::MAX)
+    }
+
+    /// What the rotations since make of a pseudonym of an epoch.
+    pub fn rotated(&self, person: Pseudonym, epoch: u16) -> Pseudonym {
+        self.later.iter().skip(epoch.into()).fold(person, |person, key| rotated(key, person))
+    }
+
+    /// The pseudonym of the person whom a message names.
+    fn person_named(&self, message: &[&str]) -> Pseudonym {
+        self.rotations(Pseudonym(self.tag(message)))
+    }
+
+    /// Takes a pseudonym of the first pepper through all rotations.
+    fn rotations(&self, root: Pseudonym) -> Pseudonym {
+        self.rotated(root, 0)
+    }
+
+    /// Of a place or under a label; of a person only as of the first pepper.
+    fn tag(&self, parts: &[&str]) -> [u8; 16] {
         let mut context = hmac::Context::with_key(&self.pepper);
         for part in parts {
             context.update(part.as_bytes());
         }
         first(context.sign().as_ref())
     }
+}
+
+fn rotated(key: &hmac::Key, person: Pseudonym) -> Pseudonym {
+    Pseudonym(first(hmac::sign(key, &person.0).as_ref()))
 }
 
 fn encrypt(cipher: &Aes128, block: [u8; 16]) -> [u8; 16] {
@@ -267,16 +304,6 @@ mod tests {
     }
 
     #[test]
-    fn a_link_makes_a_qid_the_citizen() {
-        let identity = identity(7);
-        let (own, citizen) = (person(&identity, QRQG), identity.person_reference("001093029317"));
-        let mut links = Links::default();
-        links.link(own, citizen);
-        identity.set_links(links);
-        assert_eq!(person(&identity, QRQG), citizen);
-    }
-
-    #[test]
     fn forms_of_one_place_meet() {
         let identity = identity(7);
         let Ok(Claim::Place(poster)) = payload::parse("https://qr.pccovid.gov.vn/Ab3x?x=1") else {
@@ -295,8 +322,23 @@ mod tests {
         let new = "0123456789|4e|1990|1|-|01 - 001|01/04/2021|-|15/03/2021|x$";
         let old = new.replacen("0123456789", "DN4010123456789", 1);
         assert_eq!(person(&identity, new), person(&identity, &old));
-        assert_eq!(person(&identity, new).0, identity.hmac(&["bhyt:0123456789"]));
+        assert_eq!(person(&identity, new).0, identity.tag(&["bhyt:0123456789"]));
         assert_ne!(person(&identity, new), identity.person_reference("0123456789"));
+    }
+
+    #[test]
+    fn what_the_feed_names_is_what_a_code_is_resolved_to() {
+        let identity = identity(7);
+        let line = br#"{"citizen":null,"insurance":"DN4010123456789","certificate":"urn:uvci:01:vn:abc#x"}"#;
+        let named = feed::line(line, |_, aliases| {
+            aliases.iter().map(|alias| identity.alias(alias)).collect::<Vec<_>>()
+        });
+        let card = person(&identity, "0123456789|4e|1990|1|-|01 - 001|01/04/2021|-|15/03/2021|x$");
+        let holder = Holder::Person { label: "uvci", value: "01:VN:ABC#X".to_owned() };
+        let Ok(ResolvedSubject::Person(certificate)) = identity.holder(&holder) else {
+            panic!("not a person");
+        };
+        assert_eq!(named, Ok(vec![card, certificate]));
     }
 
     #[test]
@@ -305,7 +347,7 @@ mod tests {
         let nz = "NZCOVIDTRACER:eyJnbG4iOiI5NDI5MzAwMDAwMDA3IiwidmVyIjoiYzE5OjEiLCJ0eXAiOiJlbnRyeSIsIm9wbiI6Ii\
                   IsImFkciI6IiJ9";
         let Ok(Claim::Place(poster)) = payload::parse(nz) else { panic!("not a place") };
-        assert_eq!(identity.place_form(&poster).0, identity.hmac(&["place:gln/9429300000007"]));
+        assert_eq!(identity.place_form(&poster).0, identity.tag(&["place:gln/9429300000007"]));
         assert_eq!(identity.place(nz), identity.place("gln/9429300000007"));
         let cwa = PlaceForm { form: crate::scan::Form::CwaPlace, reference: PlaceRef::Digest([0xab; 32]) };
         assert_eq!(identity.place_form(&cwa), identity.place(&format!("cwa/{}", "ab".repeat(32))));
