@@ -1,5 +1,4 @@
-//! The seeds of the fuzz targets, whole and spoilt, through the targets' own functions. Without a sanitizer
-//! this
+//! The seeds of the fuzz targets, whole and spoilt, through the targets' own functions. Without a sanitizer this
 //! proves that they don't panic or break a limit, not that memory is never misused.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::cast_possible_truncation, reason = "random numbers are cut to size")]
@@ -62,7 +61,7 @@ fn write_seeds() {
     two.draw(b"two", (112, 16), 3);
     write("cascade/two-codes", &tagged(200, &two.pixels));
     write("image/luma", &tagged(101, &sheet.pixels[..101 * 40]));
-    write("image/jpeg", &tagged(0, &sheet.jpeg().bytes));
+    write("image/jpeg", &tagged(0, &decode_support::jpeg(&sheet).bytes));
     let mut progressive = Vec::new();
     let mut encoder = jpeg_encoder::Encoder::new(&mut progressive, 60);
     encoder.set_progressive(true);
