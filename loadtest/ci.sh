@@ -10,7 +10,7 @@ small=(--scangate "$bin/scangate" --results "$results" --thresholds loadtest/thr
 failed=()
 run() {
   echo "== $*"
-  "$bin/scangate-loadtest" "${@:1:1}" "${small[@]}" "${@:2}" || failed+=("$1")
+  "$bin/scangate-loadtest" "$@" "${small[@]}" || failed+=("$1")
 }
 run steady
 run steady --http 2 --tls
@@ -21,7 +21,7 @@ run reconnect-storm
 run slowloris --amount 300
 run poison --amount 2
 run soak
-run frames --seconds 2 --amount 3
+run frames --amount 3
 run kill-loop --amount 4
 echo "== hostile"
 "$bin/scangate-loadtest" hostile --frames 5000 || failed+=(hostile)
