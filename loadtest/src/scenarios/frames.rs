@@ -12,7 +12,7 @@ use tokio::time::sleep_until;
 
 use crate::codes;
 use crate::corpus::generate;
-use crate::cpu;
+use crate::cpu::{self, Cost};
 use crate::ledger::{Ledger, text_of};
 use crate::profile::Profile;
 use crate::requests::time_text;
@@ -100,13 +100,17 @@ fn capacity(stage: &mut Stage<'_>, offer: &mut Offer) -> Result<f64> {
     let alone = offer.closed_loop(Duration::from_secs(CAPACITY_S))?;
     let read = alone.count("200") + alone.count("422");
     ensure!(read > 0 && alone.count("200") > 0, "no frame was read: {:?}", alone.answers);
-    let cost = cpu::usage(&pids)?.since(&before, read);
+    // A reader that never had a processor was ended and replaced; what the old one took is not known then.
+    let cost =
+        if stage.server.pids() == pids { cpu::usage(&pids)?.since(&before, read) } else { Cost::default() };
     #[allow(clippy::cast_precision_loss)] // Frames of seconds.
     let capacity = read as f64 / alone.elapsed_s;
     let mut keep =
         |name: &str, value: f64| stage.notes.insert(name.to_owned(), (value * 100.0).round() / 100.0);
     keep("frames a second alone", capacity);
-    keep("frames a second and core (CPU of gateway and readers)", 1e6 / cost.total_us);
+    if cost.total_us > 0.0 {
+        keep("frames a second and core (CPU of gateway and readers)", 1e6 / cost.total_us);
+    }
     for (thread, us) in cost.by_thread_us {
         keep(&format!("CPU us a frame, {thread}"), us);
     }
