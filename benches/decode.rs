@@ -1,6 +1,6 @@
 //! One frame: image to luma, then the default cascade, then both behind the process boundary.
 //!
-//! `cargo bench --bench decode`; for rates and reads over many frames see `examples/corpus`.
+//! `cargo bench --bench decode`; for rates and reads over many frames see `scangate-loadtest corpus`.
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
 use std::hint::black_box;

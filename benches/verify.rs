@@ -42,6 +42,24 @@ fn sg1(criterion: &mut Criterion) {
         bencher.iter(|| public.verify_sig(black_box(&message), signature.as_ref()).is_ok());
     });
 
+    // A worker's job: all good, one bad, all bad. Twice the singles is what the worst may take.
+    let persons: Vec<String> = (0..64_u32).map(|person| format!("person-{person}")).collect();
+    let issue = |person| issue::issue_person(dir.path(), person, PRINTED_TTL, NOW).expect("a token");
+    let good: Vec<String> = persons.iter().map(|person| issue(person)).collect();
+    for (name, bad) in [("all good", 0), ("one bad", 1), ("all bad", 64)] {
+        let mut tokens = good.clone();
+        tokens.iter_mut().rev().take(bad).for_each(spoil);
+        let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+        group.throughput(criterion::Throughput::Elements(64));
+        group.bench_function(format!("64 together, {name}"), |bencher| {
+            bencher.iter(|| verify::sg1_all(black_box(&tokens), NOW, &store.load()));
+        });
+        group.bench_function(format!("64 singly, {name}"), |bencher| {
+            let one = |token: &&str| verify::sg1(black_box(token), NOW, &store.load()).is_ok();
+            bencher.iter(|| tokens.iter().filter(|token| one(token)).count());
+        });
+    }
+
     let identity = Identity::new(&Pepper::load(dir.path()).expect("the pepper"));
     let cache = TokenCache::new(1 << 20);
     let verified = verify::signed(SignedForm::Sg1(&token), NOW, &store.load()).expect("a valid token");
@@ -92,6 +110,14 @@ fn health_certificate(criterion: &mut Criterion) {
         });
     });
     group.finish();
+}
+
+/// Changes the signature's last bytes: base45 of the same length.
+fn spoil(token: &mut String) {
+    let kept = token.len() - 3;
+    let other = if token.ends_with("000") { "100" } else { "000" };
+    token.truncate(kept);
+    token.push_str(other);
 }
 
 fn identity(criterion: &mut Criterion) {

@@ -21,7 +21,10 @@ run reconnect-storm
 run slowloris --amount 300
 run poison --amount 2
 run soak
+run frames --amount 3
 run kill-loop --amount 4
+echo "== hostile"
+"$bin/scangate-loadtest" hostile --frames 5000 || failed+=(hostile)
 if [ "${SCANGATE_CI_CQL:-1}" != 0 ]; then
   run outage --amount 5
   run paused --amount 5

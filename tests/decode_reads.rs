@@ -3,7 +3,7 @@
 
 mod decode_support;
 
-use decode_support::{Sheet, settings};
+use decode_support::{Sheet, jpeg, settings};
 use scangate::decode::cascade::{self, Stage};
 use scangate::decode::{
     self, Decoded, Decoder, Frame, FrameKind, Frames, Isolation, PayloadRefusal, StageOutcome,
@@ -29,7 +29,7 @@ fn four_codes() -> Sheet {
 #[test]
 fn all_codes_of_a_frame_are_read_in_reading_order() {
     let frames = frames();
-    for frame in [four_codes().frame(), four_codes().jpeg()] {
+    for frame in [four_codes().frame(), jpeg(&four_codes())] {
         let decoded = frames.submit(frame).unwrap().wait().unwrap();
         assert_eq!(texts(&decoded), ["first", "second", "third", "fourth: Nguyễn Văn Ánh"]);
         let corner = decoded.codes[0].points[0];
@@ -62,7 +62,7 @@ fn each_decoder_reads_alone_and_in_threads() {
 fn a_large_image_is_scaled_and_its_corners_are_told_as_sent() {
     let mut sheet = Sheet::new(2560, 1920);
     sheet.draw(b"large", (1200, 800), 20);
-    let decoded = frames().submit(sheet.jpeg()).unwrap().wait().unwrap();
+    let decoded = frames().submit(jpeg(&sheet)).unwrap().wait().unwrap();
     assert_eq!(texts(&decoded), ["large"]);
     let corner = decoded.codes[0].points[0];
     assert!((corner.x - 1200).abs() < 24 && (corner.y - 800).abs() < 24, "{corner:?}");
@@ -103,7 +103,7 @@ fn files_are_read_by_their_first_bytes() {
     let mut settings = decode::Settings::for_files();
     settings.sandbox.program = decode_support::settings().sandbox.program;
     let frames = Frames::start(settings).unwrap();
-    std::fs::write(&path, four_codes().jpeg().bytes).unwrap();
+    std::fs::write(&path, jpeg(&four_codes()).bytes).unwrap();
     assert_eq!(decode::file(&frames, &path).unwrap().codes.len(), 4);
     std::fs::write(&path, "GIF89a").unwrap();
     assert!(matches!(decode::file(&frames, &path), Err(decode::FileError::UnknownKind)));

@@ -47,6 +47,7 @@ impl Lane {
         Site::new()
             .set("frames.deadline_ms", "10000")
             .set("frames.wait_ms_max", "4000")
+            .set("frames.priority", "low")
             .set("frames.device_ms_per_s", "0")
     }
 
@@ -147,7 +148,7 @@ fn frames_of_every_kind_are_recorded_once_on_both_runtimes() {
         let lane = Lane::start(Lane::patient().set("listen.runtime", runtime));
         let issued = lane.gateway.site.code("person", &citizen_number(2));
         let png = issue::draw_png(&issued, 4).unwrap();
-        let jpeg = sheet(&[&citizen(4)]).jpeg().bytes;
+        let jpeg = decode_support::jpeg(&sheet(&[&citizen(4)])).bytes;
         let raw = luma(&[&citizen(6)]);
         for (id, content_type, body, payload, trust) in [
             ("png", PNG, png.as_slice(), issued.as_str(), "proven"),
@@ -413,7 +414,7 @@ fn the_command_line_reads_images_as_the_gateway_does() {
     let dir = tempfile::tempdir().unwrap();
     let (png, jpeg, text) = (dir.path().join("a.png"), dir.path().join("b.jpg"), dir.path().join("c.txt"));
     std::fs::write(&png, issue::draw_png("SG1:HELLO", 4).unwrap()).unwrap();
-    std::fs::write(&jpeg, sheet(&["left", "right"]).jpeg().bytes).unwrap();
+    std::fs::write(&jpeg, decode_support::jpeg(&sheet(&["left", "right"])).bytes).unwrap();
     std::fs::write(&text, "no image").unwrap();
     let decode = |files: &[&Path]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_scangate"));

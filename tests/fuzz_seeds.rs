@@ -94,7 +94,7 @@ fn write_frames() {
     two.draw(b"two", (112, 16), 3);
     write("cascade/two-codes", &tagged(200, &two.pixels));
     write("image/luma", &tagged(101, &sheet.pixels[..101 * 40]));
-    write("image/jpeg", &tagged(0, &sheet.jpeg().bytes));
+    write("image/jpeg", &tagged(0, &decode_support::jpeg(&sheet).bytes));
     let mut progressive = Vec::new();
     let mut encoder = jpeg_encoder::Encoder::new(&mut progressive, 60);
     encoder.set_progressive(true);

@@ -166,6 +166,9 @@ fn payload() -> Vec<Stage> {
     ]
 }
 
+/// Tokens that a worker checks together.
+const JOB: u32 = 64;
+
 fn verify(dir: &Path) -> Result<Vec<Stage>> {
     let certificate = dgc::sample(dgc::AUSTRIAN);
     health_support::write(dir, "hc1/austria.pem", &certificate.pem());
@@ -181,6 +184,15 @@ fn verify(dir: &Path) -> Result<Vec<Stage>> {
     let subject = identity.holder(&verified.holder).map_err(|refusal| anyhow!("{refusal:?}"))?;
     let resolved = Resolved { subject, form: verified.form, validity: verified.validity };
     cache.insert(cache.key(&token), &store.load(), resolved);
+    // A worker's job of distinct persons.
+    let together: Vec<String> = (0..JOB)
+        .map(|person| fixture::person_token(dir, UnixMillis(NOW.0 - 1000 * i64::from(person))))
+        .collect::<Result<_>>()?;
+    let job_store = Arc::clone(&store);
+    let job = move |_: u32| {
+        let tokens: Vec<&str> = together.iter().map(String::as_str).collect();
+        drop(black_box(verify::sg1_all(&tokens, NOW, &job_store.load())));
+    };
     let (cold_store, cold_token) = (Arc::clone(&store), Arc::clone(&token));
     let health_store = Arc::clone(&store);
     Ok(vec![
@@ -196,6 +208,7 @@ fn verify(dir: &Path) -> Result<Vec<Stage>> {
         stage("verify: health certificate never seen", 20, move |_| {
             verify::hc1(black_box(&text), valid_at, &health_store.load()).is_ok()
         }),
+        Stage { operations: JOB, ..stage("verify: token never seen, one of 64", 5, job) },
     ])
 }
 

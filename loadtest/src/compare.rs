@@ -124,10 +124,13 @@ struct Report {
 }
 
 /// Checking signatures and doing nothing else, on the server's core.
+#[expect(clippy::struct_field_names, reason = "names carry their unit")]
 #[derive(Debug, Clone, Serialize)]
 struct VerifyOnly {
     ed25519_us: f64,
     sg1_us: f64,
+    /// A token of a worker's job, whose signatures are checked together.
+    sg1_together_us: f64,
 }
 
 /// Runs the comparison, prints it and writes it down.
@@ -301,7 +304,11 @@ impl<'a> Bench<'a> {
         std::thread::scope(|scope| {
             let pinned = scope.spawn(move || {
                 sys::pin(core)?;
-                Ok(VerifyOnly { ed25519_us: ed25519_us()?, sg1_us: sg1_us(data, codes)? })
+                Ok(VerifyOnly {
+                    ed25519_us: ed25519_us()?,
+                    sg1_us: sg1_us(data, codes)?,
+                    sg1_together_us: sg1_together_us(data, codes)?,
+                })
             });
             pinned.join().map_err(|_| anyhow::anyhow!("the verifying thread panicked"))?
         })
@@ -433,6 +440,21 @@ fn sg1_us(data: &Path, codes: &[String]) -> Result<f64> {
     })
 }
 
+fn sg1_together_us(data: &Path, codes: &[String]) -> Result<f64> {
+    const TOGETHER: usize = 64;
+    let keys = scangate::verify::Keys::load(data)?;
+    let now = UnixMillis::now();
+    let codes: Vec<&str> = codes.iter().map(String::as_str).take(TOGETHER).collect();
+    ensure!(codes.len() == TOGETHER, "too few codes");
+    let job_us = timed_us(|| {
+        let verified = scangate::verify::sg1_all(&codes, now, &keys);
+        ensure!(verified.iter().all(Result::is_ok), "a code was refused");
+        Ok(())
+    })?;
+    #[allow(clippy::cast_precision_loss)] // A job's codes.
+    Ok(job_us / TOGETHER as f64)
+}
+
 /// The median of five times 0.4 s of CPU.
 fn timed_us(mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut rounds = Vec::new();
@@ -523,8 +545,8 @@ fn table(report: &Report) -> String {
     if let Some(verify) = &report.verify_only {
         let _ = writeln!(
             out,
-            "\nverify only: Ed25519 {:.1} µs, whole SG1 token {:.1} µs",
-            verify.ed25519_us, verify.sg1_us
+            "\nverify only: Ed25519 {:.1} µs, whole SG1 token {:.1} µs, one of 64 together {:.1} µs",
+            verify.ed25519_us, verify.sg1_us, verify.sg1_together_us
         );
     }
     if !report.idle.is_empty() {

@@ -4,6 +4,7 @@ mod audit;
 mod closed;
 mod codes;
 mod compare;
+mod corpus;
 mod cpu;
 mod database;
 mod idle;
@@ -42,6 +43,10 @@ struct Cli {
 enum Command {
     /// CPU a request, memory a connection: scangate on both runtimes and nginx, in one run.
     Compare(Box<compare::Options>),
+    /// What the decoders read in folders of images with their texts, how fast; or makes such a folder.
+    Corpus(corpus::Options),
+    /// Frames that mean harm, by the number: no process may die. And the worst crafted ones, by the clock.
+    Hostile(corpus::HostileOptions),
     /// One rate.
     Steady(Box<scenarios::Options>),
     /// Ten times the rate within ten seconds, held, and back.
@@ -64,12 +69,19 @@ enum Command {
     KillLoop(Box<scenarios::Options>),
     /// Two gateways on one database receive the same scans.
     TwoGateways(Box<scenarios::Options>),
+    /// Frames at three times what is read of them (--amount times, with pauses), beside payloads that must not
+    /// feel it.
+    Frames(Box<scenarios::Options>),
 }
 
 fn main() -> Result<ExitCode> {
     use scenarios::Scenario;
+    // This binary is executed again for the processes that read frames.
+    scangate::decode::sandbox::worker_main();
     let (scenario, options) = match Cli::parse().command {
         Command::Compare(options) => return compare::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Corpus(options) => return corpus::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Hostile(options) => return corpus::survive(&options).map(exit_code),
         Command::Steady(options) => (Scenario::Steady, options),
         Command::RushHour(options) => (Scenario::RushHour, options),
         Command::Backlog(options) => (Scenario::Backlog, options),
@@ -81,7 +93,11 @@ fn main() -> Result<ExitCode> {
         Command::Soak(options) => (Scenario::Soak, options),
         Command::KillLoop(options) => (Scenario::KillLoop, options),
         Command::TwoGateways(options) => (Scenario::TwoGateways, options),
+        Command::Frames(options) => (Scenario::Frames, options),
     };
-    let passed = scenarios::run(scenario, &options)?;
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    scenarios::run(scenario, &options).map(exit_code)
+}
+
+fn exit_code(passed: bool) -> ExitCode {
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

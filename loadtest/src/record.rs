@@ -124,6 +124,18 @@ impl Recorder {
         latency(&inner.all)
     }
 
+    /// Percentiles of what was answered in whole seconds of this range.
+    pub fn latency_within(&self, seconds: std::ops::Range<usize>) -> Latency {
+        let mut all = histogram(SECOND_DIGITS);
+        if let Ok(inner) = self.inner.lock() {
+            for (_, second) in inner.seconds.get(seconds).unwrap_or_default() {
+                // Both have the same bounds.
+                let _ = all.add(second);
+            }
+        }
+        latency(&all)
+    }
+
     /// All seconds so far.
     pub fn seconds(&self) -> Vec<Second> {
         self.inner.lock().map(|inner| inner.seconds.iter().map(second).collect()).unwrap_or_default()

@@ -69,6 +69,11 @@ impl Report {
         self.percent(self.shed)
     }
 
+    /// A measurement of the scenario's own; infinite if it wasn't made.
+    pub fn note(&self, name: &str) -> f64 {
+        self.notes.get(name).copied().unwrap_or(f64::INFINITY)
+    }
+
     /// As a number that can be compared with a limit.
     #[allow(clippy::cast_precision_loss)] // Counts of a run stay far below 2^52.
     pub fn server_errors_f64(&self) -> f64 {

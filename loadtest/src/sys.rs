@@ -19,6 +19,14 @@ pub fn pin(core: usize) -> Result<()> {
     }
 }
 
+/// Makes the calling thread give way to the others of this process.
+pub fn give_way() {
+    // SAFETY: the call takes integers; 0 is the calling thread. Refused, it costs precision only.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, 10);
+    }
+}
+
 /// CPU time of the calling thread, in nanoseconds: what others do on the core doesn't count.
 pub fn thread_cpu_ns() -> u64 {
     // SAFETY: timespec is two integers, for which zero is valid; clock_gettime writes exactly that struct.

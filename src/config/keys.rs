@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use toml::de::DeValue;
 
 pub use super::stages::FrameStage;
-pub use super::value::{Consistency, FrameDecoder, FrameIsolation, Level, LogFormat, Runtime, StoreKind};
+pub use super::value::{
+    Consistency, FrameDecoder, FrameIsolation, FramePriority, Level, LogFormat, Runtime, StoreKind,
+};
 use super::value::{Mismatch, Rule, Setting};
 
 /// A section as the table describes it.
@@ -219,10 +221,14 @@ sections! {
         /// Frames waiting; one more is answered 503. At about 2 ms a frame, 32 wait 64 ms for one
         /// reader, and hold 52 MB when all of them are raw luma.
         queue_frames_max: usize = 32, Rule::Within(1, 100_000);
+        /// What a reader gets of a processor that others want: "idle" nothing, so that check-ins by payload
+        /// never wait for a frame; "low" a tenth of an ordinary process's share, for machines that are
+        /// never idle.
+        priority: FramePriority = FramePriority::Idle, Rule::Any;
         /// How long a frame may wait for its turn; it is answered 503 after that.
-        wait_ms_max: u64 = 500, Rule::Within(1, 60_000);
-        /// How long reading one frame may take, by the clock on the wall; its process is killed then.
-        /// Ordinary frames take 1 to 5 ms, and the worst crafted one is answered within 600.
+        wait_ms_max: u64 = 300, Rule::Within(1, 60_000);
+        /// By when a frame is answered, its wait included, by the clock on the wall: its process is killed
+        /// then. Ordinary frames take 1 to 5 ms, and the worst crafted one is answered within 600.
         deadline_ms: u64 = 550, Rule::Within(10, 60_000);
         /// Bytes of a JPEG or PNG frame. 640x480 takes 30 to 90 KB as JPEG.
         frame_bytes_max: usize = 262_144, Rule::Within(1_024, 32 * MIB);

@@ -89,11 +89,7 @@ fn durations(config: &Config) -> Vec<AtLeast> {
         ),
         rule(request, ("listen", "body_timeout_ms", listen.body_timeout_ms), "which it includes"),
         rule(request, ("workers", "deadline_ms", workers.deadline_ms), "which it includes"),
-        rule(
-            request,
-            ("frames", "deadline_ms", frames.wait_ms_max.saturating_add(frames.deadline_ms)),
-            "frames.wait_ms_max and frames.deadline_ms, which it includes",
-        ),
+        rule(request, ("frames", "deadline_ms", frames.deadline_ms), "which it includes"),
         rule(
             ("gateway", "drain_timeout_ms", gateway.drain_timeout_ms),
             request,

@@ -391,6 +391,16 @@ words!(
 );
 
 words!(
+    /// What a reader of frames gets of a processor that others want.
+    FramePriority {
+        /// Nothing.
+        Idle = "idle",
+        /// A tenth of an ordinary share.
+        Low = "low",
+    }
+);
+
+words!(
     /// A decoder of QR codes.
     FrameDecoder {
         /// zxing-cpp, where the build has it.

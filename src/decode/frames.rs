@@ -57,7 +57,7 @@ pub struct FramesStats {
     pub refused: u64,
     /// Frames whose bytes were no image within the limits.
     pub malformed: u64,
-    /// Frames dropped because they had waited too long.
+    /// Frames dropped because they had waited too long for their turn or for a processor.
     pub late: u64,
     /// Frames ended at the wall deadline.
     pub timed_out: u64,
@@ -262,8 +262,7 @@ impl Engine {
         })
     }
 
-    fn run(&mut self, task: Task, settings: &Settings) -> Result<Decoded, DecodeError> {
-        let timeout = Duration::from_millis(settings.deadline_ms);
+    fn run(&mut self, task: Task, timeout: Duration) -> Result<Decoded, DecodeError> {
         match (self, task) {
             (Self::Process(process), Task::Frame(frame)) => process.read(&frame, timeout),
             (Self::Process(process), Task::Probe(probe)) => process.probe(probe, timeout),
@@ -334,16 +333,24 @@ impl Shared {
         }
     }
 
+    /// Each frame has its deadline from the moment it was queued, so however many slow ones stand before it,
+    /// its answer is there by then: the one before it had to end earlier still.
     fn run(&self, engine: Option<&mut Engine>, queued: Instant, task: Task) -> Result<Decoded, DecodeError> {
-        let limit_ms = self.settings.wait_ms_max;
-        if queued.elapsed() > Duration::from_millis(limit_ms) {
-            return Err(DecodeError::Late { limit_ms });
+        let Settings { wait_ms_max, deadline_ms, .. } = self.settings;
+        let waited = queued.elapsed();
+        let left = Duration::from_millis(deadline_ms).saturating_sub(waited);
+        if waited > Duration::from_millis(wait_ms_max) || left.is_zero() {
+            return Err(DecodeError::Late { limit_ms: wait_ms_max });
         }
         let engine = engine.ok_or(DecodeError::Unavailable)?;
         let started = Instant::now();
-        let result = engine.run(task, &self.settings);
+        let result = engine.run(task, left);
         self.counts.busy_us.add(micros(started.elapsed()));
-        result
+        result.map_err(|error| match error {
+            DecodeError::TimedOut { .. } => DecodeError::TimedOut { limit_ms: deadline_ms },
+            DecodeError::Starved { .. } => DecodeError::Starved { limit_ms: deadline_ms },
+            other => other,
+        })
     }
 
     fn next(&self) -> Option<Job> {
@@ -431,7 +438,7 @@ impl Counts {
             Ok(decoded) => self.decoded(decoded),
             Err(DecodeError::Image(_)) => self.malformed.add(1),
             Err(DecodeError::QueueFull { .. } | DecodeError::Stopped) => {}
-            Err(DecodeError::Late { .. }) => self.late.add(1),
+            Err(DecodeError::Late { .. } | DecodeError::Starved { .. }) => self.late.add(1),
             Err(DecodeError::TimedOut { .. }) => self.timed_out.add(1),
             Err(DecodeError::Crashed) => self.crashed.add(1),
             Err(DecodeError::Panicked) => self.panicked.add(1),

@@ -81,6 +81,12 @@ pub enum DecodeError {
         /// `frames.deadline_ms`.
         limit_ms: u64,
     },
+    /// The process had hardly run when its time was over: the processors were busy with other work.
+    #[error("frames.deadline of {limit_ms} ms passed before a processor was free to read the frame")]
+    Starved {
+        /// `frames.deadline_ms`.
+        limit_ms: u64,
+    },
     /// The process reading the frame died, or answered what no sound one answers.
     #[error("the process reading the frame died")]
     Crashed,
@@ -116,7 +122,7 @@ pub struct Settings {
     pub queue_frames_max: usize,
     /// How long a frame may wait before it is dropped unread.
     pub wait_ms_max: u64,
-    /// Wall time for one frame; its process is killed when it passes.
+    /// Wall time for one frame, its wait included; its process is killed when it passes.
     pub deadline_ms: u64,
     /// Bounds of one image.
     pub image: image::Limits,
@@ -133,7 +139,8 @@ impl Default for Settings {
             workers: 1,
             // At most 32 × 1.6 MB of raw luma wait.
             queue_frames_max: 32,
-            wait_ms_max: 500,
+            // The rest of the deadline is enough to read any ordinary frame.
+            wait_ms_max: 300,
             // So that the worst crafted frame is answered within 600 ms, its process's end included.
             deadline_ms: 550,
             image: image::Limits::default(),

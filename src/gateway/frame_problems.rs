@@ -98,6 +98,7 @@ pub(super) fn undecoded(error: &DecodeError) -> Problem {
             (Outcome::Overloaded, "frames.queue_frames_max", Some(*limit as u64), 1)
         }
         DecodeError::Late { limit_ms } => (Outcome::Overloaded, "frames.wait_ms_max", Some(*limit_ms), 1),
+        DecodeError::Starved { limit_ms } => (Outcome::Overloaded, "frames.deadline_ms", Some(*limit_ms), 1),
         DecodeError::Crashed => (Outcome::Unavailable, "frames.crashed", None, 1),
         DecodeError::Unavailable => (Outcome::Unavailable, "frames.unavailable", None, 30),
         DecodeError::Stopped => (Outcome::Unavailable, "frames.stopped", None, 5),

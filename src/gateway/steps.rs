@@ -17,7 +17,7 @@ use crate::deduplicate::{Admission, AdmitError, InFlight, Original, Standing};
 use crate::identity::links::Linked;
 use crate::journal::{AppendError, CommitError, Durable, Ticket};
 use crate::observe::metrics::{AuthFailure, Cache};
-use crate::payload::{self, Claim};
+use crate::payload::{self, Claim, SignedForm};
 use crate::request::{Malformed, ScanRequest};
 use crate::respond::{self, Problem, Verdict};
 use crate::scan::{Form, Outcome, Refusal, Scan, Subject, Trust, UnixMillis};
@@ -266,7 +266,7 @@ async fn check_signatures(
         let shared = Arc::clone(&core.shared);
         let job = core.shared.workers.submit(move || {
             let keys = shared.keys.load();
-            chunk.iter().map(|text| check_signature(&shared, text, now, &keys)).collect::<Vec<_>>()
+            check_signatures_of(&shared, &chunk, now, &keys)
         });
         jobs.push((count, job));
     }
@@ -284,15 +284,34 @@ async fn check_signatures(
     results
 }
 
-fn check_signature(shared: &Shared, text: &str, now: UnixMillis, keys: &Keys) -> Result<Identified, Refusal> {
-    let Claim::Signed(form) = payload::parse(text)? else {
-        return Err(Refusal::new(Outcome::Unrecognized, "the payload is not a signed code"));
-    };
-    let verified = verify::signed(form, now, keys)?;
-    let subject = shared.identity.holder(&verified.holder)?;
-    let resolved = Resolved { subject, form: verified.form, validity: verified.validity };
-    shared.tokens.insert(shared.tokens.key(form.text()), keys, resolved);
-    Ok(proven(resolved))
+/// Checks the signatures of one job together. One result a text, in order.
+fn check_signatures_of(
+    shared: &Shared,
+    texts: &[String],
+    now: UnixMillis,
+    keys: &Keys,
+) -> Vec<Result<Identified, Refusal>> {
+    let unsigned = || Refusal::new(Outcome::Unrecognized, "the payload is not a signed code");
+    let forms: Vec<Result<SignedForm<'_>, Refusal>> = texts
+        .iter()
+        .map(|text| match payload::parse(text)? {
+            Claim::Signed(form) => Ok(form),
+            Claim::Person(_) | Claim::Place(_) => Err(unsigned()),
+        })
+        .collect();
+    let signed: Vec<SignedForm<'_>> = forms.iter().flatten().copied().collect();
+    let mut verified = verify::signed_all(&signed, now, keys).into_iter();
+    forms
+        .into_iter()
+        .map(|form| {
+            let form = form?;
+            let verified = verified.next().ok_or_else(unsigned)??;
+            let subject = shared.identity.holder(&verified.holder)?;
+            let resolved = Resolved { subject, form: verified.form, validity: verified.validity };
+            shared.tokens.insert(shared.tokens.key(form.text()), keys, resolved);
+            Ok(proven(resolved))
+        })
+        .collect()
 }
 
 /// Puts device and code together into a scan: one of them must be the person, the other the place.

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::batch::BatchKey;
 use super::keyfile::{self, KeyFile, Secret};
 use super::nhs::NhsKey;
 use super::revocations::Revocations;
@@ -270,6 +271,7 @@ pub struct Sg1Key {
     /// The kinds of token it may sign.
     pub kinds: Vec<TokenKind>,
     pub(super) public: ParsedPublicKey,
+    pub(super) batch: Option<BatchKey>,
 }
 
 /// The signature algorithms that device tokens may use.
@@ -391,6 +393,7 @@ impl Keys {
             revoked: self.revocations.kid(&kid.to_string()),
             kinds,
             public: ParsedPublicKey::new(&ED25519, &public).map_err(|_| invalid("x"))?,
+            batch: BatchKey::new(&public),
         };
         self.sg1.push((kid, key));
         self.dev |= file.dev;

@@ -16,6 +16,7 @@
 use crate::payload::{SG1_BYTES_MAX, SG1_PREFIX};
 use crate::scan::{Form, Outcome, Refusal, UnixMillis};
 
+use super::batch::{self, Claimed};
 use super::cbor::Reader;
 use super::keys::{Keys, Kid, Sg1Key};
 use super::unpack;
@@ -114,37 +115,89 @@ impl From<Sg1> for Verified {
 /// It can't be read, its key is unknown or revoked, its signature doesn't hold, or it isn't valid now.
 pub fn sg1(text: &str, now: UnixMillis, keys: &Keys) -> Result<Sg1, Refusal> {
     let bytes = decode(text)?;
-    let envelope = envelope(&bytes).ok_or(UNREADABLE)?;
-    let kid = protected(envelope.protected)?;
-    let key = keys.sg1_key(kid).ok_or(UNKNOWN_KEY)?;
-    if key.revoked {
-        return Err(REVOKED_KEY);
+    let opened = Opened::new(&bytes, keys)?;
+    let holds = opened.key.public.verify_sig(opened.message(), opened.signature).is_ok();
+    opened.token(holds, now, keys)
+}
+
+/// Verifies tokens, their signatures together. One result a text, in order, the same as [`sg1`]'s but for what
+/// `batch` says of it.
+pub fn sg1_all(texts: &[&str], now: UnixMillis, keys: &Keys) -> Vec<Result<Sg1, Refusal>> {
+    let decoded: Vec<_> = texts.iter().map(|text| decode(text)).collect();
+    let opened: Vec<_> = decoded
+        .iter()
+        .map(|bytes| bytes.as_ref().map_err(|refusal| *refusal).and_then(|bytes| Opened::new(bytes, keys)))
+        .collect();
+    let claimed: Vec<_> = opened.iter().flatten().map(Opened::claimed).collect();
+    let mut verdicts = batch::hold(&claimed).into_iter();
+    opened
+        .iter()
+        .map(|opened| match opened {
+            Ok(opened) => opened.token(verdicts.next().unwrap_or_default(), now, keys),
+            Err(refusal) => Err(*refusal),
+        })
+        .collect()
+}
+
+/// A token read as far as its signature.
+struct Opened<'a> {
+    kid: Kid,
+    key: &'a Sg1Key,
+    payload: &'a [u8],
+    signature: &'a [u8; 64],
+    signed: Signed,
+}
+
+impl<'a> Opened<'a> {
+    fn new(bytes: &'a [u8], keys: &'a Keys) -> Result<Self, Refusal> {
+        let Envelope { protected: header, payload, signature } = envelope(bytes).ok_or(UNREADABLE)?;
+        let kid = protected(header)?;
+        let key = keys.sg1_key(kid).ok_or(UNKNOWN_KEY)?;
+        if key.revoked {
+            return Err(REVOKED_KEY);
+        }
+        // The text's bound is the room's.
+        let signed = Signed::new(header, payload).ok_or(UNREADABLE)?;
+        Ok(Self { kid, key, payload, signature, signed })
     }
-    if !signature_holds(&envelope, key) {
-        return Err(Refusal::new(Outcome::BadSignature, "the SG1 token's signature does not verify"));
+
+    fn message(&self) -> &[u8] {
+        self.signed.bytes.get(..self.signed.length).unwrap_or_default()
     }
-    let claims = claims(envelope.payload).ok_or(CLAIMS)?;
-    if claims.issuer != key.issuer
-        || claims.epoch != i64::from(key.epoch)
-        || !key.kinds.contains(&claims.kind)
-    {
-        return Err(Refusal::new(
-            Outcome::UnknownKey,
-            "the SG1 token's issuer, epoch or type is not one its key may sign for",
-        ));
+
+    fn claimed(&self) -> Claimed<'_> {
+        Claimed { key: self.key, message: self.message(), signature: self.signature }
     }
-    let token = Sg1 {
-        kind: claims.kind,
-        cti: claims.cti,
-        kid,
-        issued_at_s: claims.issued_at_s,
-        expires_at_s: claims.expires_at_s,
-    };
-    token.validity().check(now)?;
-    if keys.is_cti_revoked(&token.cti, token.issued_at_s) {
-        return Err(Refusal::new(Outcome::Revoked, "the SG1 token has been revoked"));
+
+    /// The token, if its signature holds and all that it says does.
+    fn token(&self, holds: bool, now: UnixMillis, keys: &Keys) -> Result<Sg1, Refusal> {
+        if !holds {
+            return Err(Refusal::new(Outcome::BadSignature, "the SG1 token's signature does not verify"));
+        }
+        let (kid, key) = (self.kid, self.key);
+        let claims = claims(self.payload).ok_or(CLAIMS)?;
+        if claims.issuer != key.issuer
+            || claims.epoch != i64::from(key.epoch)
+            || !key.kinds.contains(&claims.kind)
+        {
+            return Err(Refusal::new(
+                Outcome::UnknownKey,
+                "the SG1 token's issuer, epoch or type is not one its key may sign for",
+            ));
+        }
+        let token = Sg1 {
+            kind: claims.kind,
+            cti: claims.cti,
+            kid,
+            issued_at_s: claims.issued_at_s,
+            expires_at_s: claims.expires_at_s,
+        };
+        token.validity().check(now)?;
+        if keys.is_cti_revoked(&token.cti, token.issued_at_s) {
+            return Err(Refusal::new(Outcome::Revoked, "the SG1 token has been revoked"));
+        }
+        Ok(token)
     }
-    Ok(token)
 }
 
 const UNREADABLE: Refusal =
@@ -164,7 +217,7 @@ fn decode(text: &str) -> Result<Vec<u8>, Refusal> {
 struct Envelope<'a> {
     protected: &'a [u8],
     payload: &'a [u8],
-    signature: &'a [u8],
+    signature: &'a [u8; 64],
 }
 
 fn envelope(bytes: &[u8]) -> Option<Envelope<'_>> {
@@ -178,9 +231,9 @@ fn envelope(bytes: &[u8]) -> Option<Envelope<'_>> {
         return None;
     }
     let payload = reader.bytes()?;
-    let signature = reader.bytes()?;
+    let signature = reader.bytes()?.try_into().ok()?;
     reader.end()?;
-    (signature.len() == 64).then_some(Envelope { protected, payload, signature })
+    Some(Envelope { protected, payload, signature })
 }
 
 /// The protected header: exactly the algorithm and the key id.
@@ -208,24 +261,22 @@ fn protected(header: &[u8]) -> Result<Kid, Refusal> {
     }
 }
 
-/// Rebuilds the signed bytes, `["Signature1", protected, h'', payload]`, on the stack and checks them.
-fn signature_holds(envelope: &Envelope<'_>, key: &Sg1Key) -> bool {
-    let mut signed = Signed { bytes: [0; SIGNED_BYTES_MAX], length: 0 };
-    let whole = signed
-        .push(&SIGNED_HEAD)
-        .and_then(|()| signed.push_bytes(envelope.protected))
-        .and_then(|()| signed.push_bytes(&[]))
-        .and_then(|()| signed.push_bytes(envelope.payload))
-        .and_then(|()| signed.bytes.get(..signed.length));
-    whole.is_some_and(|message| key.public.verify_sig(message, envelope.signature).is_ok())
-}
-
+/// The signed bytes, `["Signature1", protected, h'', payload]`, rebuilt without an allocation.
 struct Signed {
     bytes: [u8; SIGNED_BYTES_MAX],
     length: usize,
 }
 
 impl Signed {
+    fn new(protected: &[u8], payload: &[u8]) -> Option<Self> {
+        let mut signed = Self { bytes: [0; SIGNED_BYTES_MAX], length: 0 };
+        signed.push(&SIGNED_HEAD)?;
+        signed.push_bytes(protected)?;
+        signed.push_bytes(&[])?;
+        signed.push_bytes(payload)?;
+        Some(signed)
+    }
+
     fn push(&mut self, part: &[u8]) -> Option<()> {
         let end = self.length.checked_add(part.len())?;
         self.bytes.get_mut(self.length..end)?.copy_from_slice(part);

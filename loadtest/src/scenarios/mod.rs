@@ -2,6 +2,7 @@
 
 mod backlog;
 mod faults;
+mod frames;
 mod hostile;
 mod load;
 
@@ -32,6 +33,8 @@ use crate::tls;
 use crate::traffic::{Mix, Shape, Traffic};
 use crate::wire::Target;
 
+pub use frames::LOADED_BY_IDLE;
+
 /// What can be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
@@ -57,6 +60,8 @@ pub enum Scenario {
     KillLoop,
     /// Two gateways on one database receive the same scans.
     TwoGateways,
+    /// Frames at three times what is read of them, beside payloads that must not feel it.
+    Frames,
 }
 
 /// Options of all scenarios.
@@ -186,6 +191,7 @@ pub fn run(scenario: Scenario, options: &Options) -> Result<bool> {
         Scenario::Poison => hostile::poison(&mut stage)?,
         Scenario::KillLoop => faults::kill_loop(&mut stage)?,
         Scenario::TwoGateways => faults::two_gateways(&mut stage)?,
+        Scenario::Frames => frames::run(&mut stage)?,
     }
     let report = stage.close(scenario)?;
     std::io::stdout().write_all(report.summary().as_bytes())?;
@@ -215,6 +221,11 @@ impl<'a> Stage<'a> {
         }
         if scenario == Scenario::Slowloris {
             site = site.set("listen.header_timeout_ms", "2000").set("listen.body_timeout_ms", "2000");
+        }
+        if scenario == Scenario::Frames {
+            // The hardest case there is: the core that serves payloads is the one that frames are read on.
+            sys::pin(1)?;
+            site = site.set("frames.device_ms_per_s", "0").pinned(0);
         }
         let mut client_tls = None;
         if options.tls {

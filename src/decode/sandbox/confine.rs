@@ -10,7 +10,7 @@ use seccompiler::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::Orders;
+use super::{Orders, Priority};
 
 /// `nobody`, wherever there is one; owning nothing is all that is asked of it.
 const NOBODY: u32 = 65_534;
@@ -53,7 +53,7 @@ pub(super) fn confine(orders: &Orders, socket: &File) -> Result<(), ConfineStep>
     }
     prctl(libc::PR_SET_DUMPABLE, 0).ok_or(ConfineStep::Privileges)?;
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1).ok_or(ConfineStep::Privileges)?;
-    yield_to_others(orders.nice);
+    yield_to_others(orders.priority);
     limit(libc::RLIMIT_AS, orders.memory_bytes_max)?;
     limit(libc::RLIMIT_CPU, orders.cpu_s_max)?;
     for resource in [libc::RLIMIT_CORE, libc::RLIMIT_FSIZE, libc::RLIMIT_NOFILE, libc::RLIMIT_NPROC] {
@@ -124,10 +124,17 @@ fn become_nobody() {
     }
 }
 
-fn yield_to_others(nice: i32) {
-    // SAFETY: the call takes integers. That it may be refused is no harm to safety, only to pace.
+fn yield_to_others(priority: Priority) {
+    let (policy, nice) = match priority {
+        Priority::Idle => (libc::SCHED_IDLE, 19),
+        Priority::Low => (libc::SCHED_BATCH, 10),
+    };
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the pointer is to a value that outlives the call. That either may be refused is no harm to
+    // safety, only to pace.
     unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, nice.clamp(0, 19));
+        libc::sched_setscheduler(0, policy, &raw const parameters);
+        libc::setpriority(libc::PRIO_PROCESS, 0, nice);
     }
 }
 

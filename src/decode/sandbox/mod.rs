@@ -15,6 +15,7 @@
 //! without a trace does not stay.
 
 mod confine;
+mod starved;
 mod worker;
 
 use std::io::{Read as _, Write as _};
@@ -28,6 +29,8 @@ use serde::{Deserialize, Serialize};
 
 use super::cascade::CODE_BYTES_MAX;
 use super::{Code, DecodeError, Decoded, Frame, FrameKind, cascade, image};
+
+use starved::ProcessClock;
 
 pub use confine::ConfineStep;
 pub use worker::worker_main;
@@ -53,8 +56,8 @@ pub struct Settings {
     pub memory_bytes_max: u64,
     /// Frames after which a process is replaced by a new one.
     pub process_frames_max: u64,
-    /// How much a process yields to the gateway's cores, 0..=19: payloads come before frames.
-    pub nice: i32,
+    /// How much a process yields to everything else.
+    pub priority: Priority,
     /// Whether [`super::Frames::probe`] works; for tests.
     #[doc(hidden)]
     pub probes: bool,
@@ -67,10 +70,20 @@ impl Default for Settings {
             // A progressive JPEG of 16 megapixels takes about 150 MB, the binary's own maps about 100.
             memory_bytes_max: 512 << 20,
             process_frames_max: 10_000,
-            nice: 10,
+            priority: Priority::Idle,
             probes: false,
         }
     }
+}
+
+/// What a process gets of a processor that others want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Priority {
+    /// Only what nobody else wants (SCHED_IDLE): whoever wakes up on its processor has it at once, so that
+    /// payloads don't wait for frames.
+    Idle,
+    /// A tenth of an ordinary process's share (SCHED_BATCH, nice 10): for machines that are never idle.
+    Low,
 }
 
 /// Why a process can't be started.
@@ -124,7 +137,7 @@ struct Orders {
     cascade: cascade::Settings,
     memory_bytes_max: u64,
     cpu_s_max: u64,
-    nice: i32,
+    priority: Priority,
     probes: bool,
 }
 
@@ -173,6 +186,7 @@ impl Header {
 #[derive(Debug)]
 pub(super) struct Process {
     child: Child,
+    clock: ProcessClock,
     socket: UnixStream,
     codes_max: usize,
     stages: usize,
@@ -197,6 +211,7 @@ impl Process {
             .map_err(ProcessError::Spawn)?;
         let sandbox = &settings.sandbox;
         let mut process = Self {
+            clock: ProcessClock::of(child.id()),
             child,
             socket,
             codes_max: settings.cascade.codes_max,
@@ -211,7 +226,7 @@ impl Process {
             memory_bytes_max: sandbox.memory_bytes_max,
             // A backstop only: the deadline ends a frame, this ends a process that nobody watches.
             cpu_s_max: (process.frames_left.saturating_mul(settings.deadline_ms) / 1000 + 10).min(CPU_S_MAX),
-            nice: sandbox.nice,
+            priority: sandbox.priority,
             probes: sandbox.probes,
         };
         let orders = serde_json::to_vec(&orders).map_err(|_| ProcessError::Silent)?;
@@ -252,7 +267,7 @@ impl Process {
     ) -> Result<Decoded, DecodeError> {
         let length = u32::try_from(bytes.len()).map_err(|_| DecodeError::Unavailable)?;
         let header = Header { command, width, height, length }.encode();
-        let until = Instant::now() + timeout;
+        let (until, before) = (Instant::now() + timeout, self.clock.now());
         self.frames_left = self.frames_left.saturating_sub(1);
         let answer = self.send(&[&header, bytes], until).and_then(|()| self.receive(until));
         let answer = answer.and_then(|answer| check(&answer, self.codes_max, self.stages));
@@ -260,8 +275,11 @@ impl Process {
             Ok(result) => result,
             Err(Broken::Late) => {
                 self.usable = false;
-                Err(DecodeError::TimedOut {
-                    limit_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+                let limit_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+                Err(if self.clock.was_starved(before, timeout) {
+                    DecodeError::Starved { limit_ms }
+                } else {
+                    DecodeError::TimedOut { limit_ms }
                 })
             }
             Err(Broken::Off) => {

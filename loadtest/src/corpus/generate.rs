@@ -1,9 +1,7 @@
 //! Camera-like frames: a printed code held before a cheap camera under uneven light.
 //!
-//! Each frame depends on its seed and index alone. What varies: version 3–19, error correction, text,
-//! distance
-//! (pixels a module), rotation, tilt in perspective, gradient of light and vignette, contrast, defocus,
-//! motion,
+//! Each frame depends on its seed and index alone. What varies: version 3–19, error correction, text, distance
+//! (pixels a module), rotation, tilt in perspective, gradient of light and vignette, contrast, defocus, motion,
 //! sensor noise, and the clutter around the paper. Frames in which no decoder could be expected to read
 //! (modules of 2.6 px, tilted and blurred) are part of it, as they are of life.
 
@@ -21,7 +19,9 @@
 
 use qrcode::{EcLevel, QrCode, Version};
 
+/// Pixels a row.
 pub const WIDTH: usize = 640;
+/// Rows.
 pub const HEIGHT: usize = 480;
 
 /// Paper around the code, in modules.
@@ -29,17 +29,29 @@ const QUIET: f32 = 4.0;
 
 /// A rendered frame and what it says.
 pub struct Rendered {
+    /// What the code says.
     pub text: String,
     /// Luma, row by row.
     pub luma: Vec<u8>,
 }
 
+/// Frame `index` of a seed.
 pub fn frame(seed: u64, index: u64) -> Rendered {
     let mut random =
         Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ index.wrapping_mul(0xd1b5_4a32_d192_ed03));
     let version = 3 + i16::try_from(random.below(17)).unwrap_or_default();
     let (code, text) = code(version, &mut random);
-    let scene = Scene::new(&code, &mut random);
+    render(&code, text, &mut random)
+}
+
+/// A frame that says `text`, in the smallest version that holds it; none if no code does.
+pub fn frame_of(text: &str, seed: u64) -> Option<Rendered> {
+    let code = QrCode::with_error_correction_level(text.as_bytes(), EcLevel::M).ok()?;
+    Some(render(&code, text.to_owned(), &mut Random(seed)))
+}
+
+fn render(code: &QrCode, text: String, random: &mut Random) -> Rendered {
+    let scene = Scene::new(code, random);
     let mut luma = scene.render();
     blur(&mut luma, random.between(0.3, 1.3));
     if random.below(4) == 0 {
@@ -258,6 +270,7 @@ fn to_byte(value: f32) -> u8 {
 pub struct Random(pub u64);
 
 impl Random {
+    /// 64 random bits.
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -265,6 +278,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
+    /// Below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
