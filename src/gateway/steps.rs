@@ -42,6 +42,12 @@ enum Identification {
     Unseen,
 }
 
+/// A signature that was never seen, and when its code was scanned.
+struct Unseen {
+    text: String,
+    scanned: UnixMillis,
+}
+
 /// A scan between admission and answer.
 enum Admitted<'a> {
     Fresh(InFlight<'a, Ticket, Durable>),
@@ -74,10 +80,14 @@ pub(super) async fn record(
     request: &ScanRequest<'_>,
     received: UnixMillis,
 ) -> Verdict {
-    let identified = match identify(core, &request.qr, received) {
-        Identification::Done(result) => result.map_err(Problem::from),
-        Identification::Unseen => {
-            match check_signatures(core, vec![request.qr.as_ref().to_owned()], received).await.pop() {
+    let scanned = scanned(request, received);
+    let identified = match within_skew(core, request, received).map(|()| identify(core, &request.qr, scanned))
+    {
+        Err(problem) => Err(problem),
+        Ok(Identification::Done(result)) => result.map_err(Problem::from),
+        Ok(Identification::Unseen) => {
+            let code = Unseen { text: request.qr.as_ref().to_owned(), scanned };
+            match check_signatures(core, vec![code]).await.pop() {
                 Some(result) => result,
                 None => Err(Problem::new(Outcome::Overloaded, "the signature check gave no result")),
             }
@@ -170,8 +180,15 @@ pub(super) fn within_rate(core: &Core, device: &Device, scans: u32) -> Result<()
     })
 }
 
+/// When a code was held to the scanner, by which its validity is judged: a phone's code that was good then is
+/// good however late its batch arrives. Keys and revocations are judged as they are on arrival. A clock that
+/// runs ahead can't make a scan later than its arrival.
+fn scanned(request: &ScanRequest<'_>, received: UnixMillis) -> UnixMillis {
+    request.at.map_or(received, |at| at.min(received))
+}
+
 /// Says what a code stands for, as far as that is cheap.
-fn identify(core: &Core, qr: &str, now: UnixMillis) -> Identification {
+fn identify(core: &Core, qr: &str, scanned: UnixMillis) -> Identification {
     let shared = &core.shared;
     let asserted =
         |holder, form| Identification::Done(Ok(Identified { holder, trust: Trust::Asserted, form }));
@@ -189,7 +206,7 @@ fn identify(core: &Core, qr: &str, now: UnixMillis) -> Identification {
             core.counters().cache_lookup(Cache::Token, found.is_some());
             match found {
                 Some(resolved) => {
-                    Identification::Done(resolved.validity.check(now).map(|()| proven(resolved)))
+                    Identification::Done(resolved.validity.check(scanned).map(|()| proven(resolved)))
                 }
                 None => Identification::Unseen,
             }
@@ -205,7 +222,7 @@ const fn proven(resolved: Resolved) -> Identified {
 async fn identify_all<S: Spoilt>(
     core: &Core,
     lines: &[Result<ScanRequest<'_>, S>],
-    now: UnixMillis,
+    received: UnixMillis,
 ) -> Vec<Result<Identified, Problem>> {
     let mut unseen = Vec::new();
     let mut results: Vec<_> = lines
@@ -214,10 +231,14 @@ async fn identify_all<S: Spoilt>(
         .map(|(index, line)| match line {
             // The line's own refusal stands; this placeholder is never looked at.
             Err(spoilt) => Err(spoilt.problem()),
-            Ok(request) => match identify(core, &request.qr, now) {
-                Identification::Done(result) => result.map_err(Problem::from),
-                Identification::Unseen => {
-                    unseen.push((index, request.qr.as_ref().to_owned()));
+            Ok(request) => match within_skew(core, request, received)
+                .map(|()| identify(core, &request.qr, scanned(request, received)))
+            {
+                Err(problem) => Err(problem),
+                Ok(Identification::Done(result)) => result.map_err(Problem::from),
+                Ok(Identification::Unseen) => {
+                    let text = request.qr.as_ref().to_owned();
+                    unseen.push((index, Unseen { text, scanned: scanned(request, received) }));
                     Err(Problem::new(Outcome::Overloaded, "the signature check gave no result"))
                 }
             },
@@ -225,7 +246,7 @@ async fn identify_all<S: Spoilt>(
         .collect();
     if !unseen.is_empty() {
         let (indices, tokens): (Vec<_>, Vec<_>) = unseen.into_iter().unzip();
-        let checked = check_signatures(core, tokens, now).await;
+        let checked = check_signatures(core, tokens).await;
         for (index, result) in indices.into_iter().zip(checked) {
             if let Some(slot) = results.get_mut(index) {
                 *slot = result;
@@ -236,11 +257,7 @@ async fn identify_all<S: Spoilt>(
 }
 
 /// Checks signatures on the workers and remembers the good ones. One result a token, in order.
-async fn check_signatures(
-    core: &Core,
-    tokens: Vec<String>,
-    now: UnixMillis,
-) -> Vec<Result<Identified, Problem>> {
+async fn check_signatures(core: &Core, tokens: Vec<Unseen>) -> Vec<Result<Identified, Problem>> {
     let mut jobs = Vec::with_capacity(tokens.len().div_ceil(SIGNATURES_PER_JOB));
     let mut tokens = tokens.into_iter();
     loop {
@@ -252,7 +269,10 @@ async fn check_signatures(
         let shared = Arc::clone(&core.shared);
         let job = core.shared.workers.submit(move || {
             let keys = shared.keys.load();
-            chunk.iter().map(|text| check_signature(&shared, text, now, &keys)).collect::<Vec<_>>()
+            chunk
+                .iter()
+                .map(|code| check_signature(&shared, &code.text, code.scanned, &keys))
+                .collect::<Vec<_>>()
         });
         jobs.push((count, job));
     }
@@ -270,11 +290,16 @@ async fn check_signatures(
     results
 }
 
-fn check_signature(shared: &Shared, text: &str, now: UnixMillis, keys: &Keys) -> Result<Identified, Refusal> {
+fn check_signature(
+    shared: &Shared,
+    text: &str,
+    scanned: UnixMillis,
+    keys: &Keys,
+) -> Result<Identified, Refusal> {
     let Claim::Signed(form) = payload::parse(text)? else {
         return Err(Refusal::new(Outcome::Unrecognized, "the payload is not a signed code"));
     };
-    let verified = verify::signed(form, now, keys)?;
+    let verified = verify::signed(form, scanned, keys)?;
     let subject = shared.identity.holder(&verified.holder)?;
     let resolved = Resolved { subject, form: verified.form, validity: verified.validity };
     shared.tokens.insert(shared.tokens.key(form.text()), keys, resolved);
@@ -303,13 +328,11 @@ fn scan(
             return Err(Problem::new(Outcome::WrongSubject, "a person's device scans places, not persons"));
         }
     };
-    let at = request.at.unwrap_or(received);
-    within_skew(core, at, received)?;
     Ok(Scan {
         person,
         place,
         direction: request.direction,
-        at,
+        at: request.at.unwrap_or(received),
         received,
         client: core.shared.identity.client(device.key, &request.id),
         device: device.key,
@@ -321,7 +344,9 @@ fn scan(
     })
 }
 
-fn within_skew(core: &Core, at: UnixMillis, received: UnixMillis) -> Result<(), Problem> {
+/// Whether the device's time can be believed, which is asked before anything is judged by it.
+fn within_skew(core: &Core, request: &ScanRequest<'_>, received: UnixMillis) -> Result<(), Problem> {
+    let Some(at) = request.at else { return Ok(()) };
     let limits = core.shared.limits();
     let late_s = (received.0 - at.0) / 1000;
     let (field, limit_s, value_s) = if late_s > 0 {

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::keyfile::{self, KeyFile, Secret};
-use super::revocations::Revocations;
-use super::sg1::TokenKind;
+use super::revocations::{Counted, Revocations};
+use super::sg1::{ROTATING_SKEW_S, TokenKind};
 use crate::scan::App;
 
 /// Why keys could not be read or written. No variant carries a key file's content.
@@ -75,6 +75,22 @@ pub enum KeysError {
         /// Line, from 1.
         line: usize,
     },
+    /// A set of revocations isn't what was once written.
+    #[error("{path}: the set of revocations is damaged: {problem} is wrong; restore it from a backup")]
+    RevokedSet {
+        /// The file.
+        path: PathBuf,
+        /// What about it.
+        problem: &'static str,
+    },
+    /// There is no room for another line of revocations.
+    #[error("{path}: must be at most {limit} bytes; `scangate keys compact` makes room")]
+    RevokedFull {
+        /// The file.
+        path: PathBuf,
+        /// The limit in bytes.
+        limit: u64,
+    },
     /// A file is larger than any key file is.
     #[error("{path}: must be at most {limit} bytes")]
     TooLarge {
@@ -114,6 +130,36 @@ pub enum KeysError {
     NoPrivateKey {
         /// The directory that was searched.
         path: PathBuf,
+    },
+    /// No key has this id.
+    #[error("there is no {key_use} key `{kid}`; `scangate keys list` shows those there are")]
+    NoSuchKey {
+        /// What the key is for.
+        key_use: &'static str,
+        /// The id.
+        kid: String,
+    },
+    /// A key can't be taken out of use while it signs.
+    #[error("key `{kid}` signs now; `scangate keys rotate` first")]
+    Signs {
+        /// The id.
+        kid: String,
+    },
+    /// A key can't be taken out of use while what it signed is valid.
+    #[error("key `{kid}` signed what is valid until {until}; retire it after that, or use --force")]
+    StillNeeded {
+        /// The id.
+        kid: String,
+        /// When the last of it ends, RFC 3339.
+        until: String,
+    },
+    /// A file to import isn't what it should be.
+    #[error("{path}: must be {expected}")]
+    Import {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        expected: &'static str,
     },
     /// The system's random source failed.
     #[error("the system's random source failed")]
@@ -291,6 +337,7 @@ pub struct Keys {
     issuers: Vec<IssuerKey>,
     revocations: Revocations,
     dev: bool,
+    rotating_skew_s: u32,
 }
 
 impl fmt::Debug for Keys {
@@ -307,9 +354,14 @@ impl fmt::Debug for Keys {
 impl Keys {
     /// Reads the keys and revocations under a data directory.
     pub fn load(data_dir: &Path) -> Result<Self, KeysError> {
-        let (revocations, revoked_bytes) = Revocations::load(&keyfile::revoked_path(data_dir))?;
+        Self::load_after(data_dir, None)
+    }
+
+    /// The same, with revocations whose files haven't changed since `before` taken from it.
+    fn load_after(data_dir: &Path, before: Option<&Self>) -> Result<Self, KeysError> {
+        let revocations = Revocations::load(data_dir, before.map(|before| &before.revocations))?;
         let mut hash = digest::Context::new(&digest::SHA256);
-        hash.update(&revoked_bytes);
+        revocations.fingerprint(&mut hash);
         let mut keys = Self {
             generation: 0,
             fingerprint: [0; 32],
@@ -317,6 +369,7 @@ impl Keys {
             issuers: Vec::new(),
             revocations,
             dev: has_dev_pepper(data_dir)?,
+            rotating_skew_s: before.map_or(ROTATING_SKEW_S, Self::rotating_skew_s),
         };
         for (path, file) in keyfile::read_dir(&keyfile::sg1_dir(data_dir))? {
             keys.add_sg1(&path, &file)?;
@@ -349,7 +402,7 @@ impl Keys {
         let key = Sg1Key {
             epoch: file.epoch.ok_or_else(|| invalid("epoch"))?,
             issuer: file.issuer.clone().ok_or_else(|| invalid("issuer"))?,
-            revoked: self.revocations.kid(&kid.to_string()),
+            revoked: self.is_kid_revoked(&kid.to_string()),
             kinds,
             public: ParsedPublicKey::new(&ED25519, &public).map_err(|_| invalid("x"))?,
         };
@@ -376,7 +429,7 @@ impl Keys {
                 DecodingKey::from_ec_der(&public)
             }
         };
-        let revoked = self.revocations.kid(&file.kid);
+        let revoked = self.is_kid_revoked(&file.kid);
         self.issuers.push(IssuerKey { app, kid: file.kid.clone(), algorithm, revoked, decoding });
         self.dev |= file.dev;
         Ok(())
@@ -404,12 +457,34 @@ impl Keys {
 
     /// Whether a device is revoked.
     pub fn is_device_revoked(&self, app: App, sub: &str) -> bool {
-        self.revocations.device(app, sub)
+        self.revocations.device(app, sub).is_some()
     }
 
     /// Whether a key id is revoked.
     pub fn is_kid_revoked(&self, kid: &str) -> bool {
+        self.kid_revoked_since_s(kid).is_some()
+    }
+
+    /// Since when a key id is revoked, in seconds since 1970.
+    pub fn kid_revoked_since_s(&self, kid: &str) -> Option<i64> {
         self.revocations.kid(kid)
+    }
+
+    /// Whether a health certificate is revoked, by one of the hashes of the EU's lists: the first 16 bytes
+    /// of the SHA-256 of its UCI, of country and UCI, or of its signature (Implementing Decision (EU)
+    /// 2022/483).
+    pub fn is_dcc_revoked(&self, hash: &[u8; 16]) -> bool {
+        self.revocations.dcc(hash).is_some()
+    }
+
+    /// How much is revoked, by kind.
+    pub fn revoked_counts(&self) -> Vec<Counted> {
+        self.revocations.counted()
+    }
+
+    /// How long a phone's code is still good after its end, in seconds.
+    pub const fn rotating_skew_s(&self) -> u32 {
+        self.rotating_skew_s
     }
 
     /// Whether the pepper or any key was made by a first start, for development only.
@@ -462,9 +537,15 @@ impl fmt::Debug for KeyStore {
 impl KeyStore {
     /// Reads the keys under a data directory.
     pub fn open(data_dir: &Path) -> Result<Self, KeysError> {
+        Self::open_with(data_dir, ROTATING_SKEW_S)
+    }
+
+    /// The same, with another tolerance for phones' codes, in seconds: `verify.rotating_skew_s`.
+    pub fn open_with(data_dir: &Path, rotating_skew_s: u32) -> Result<Self, KeysError> {
+        let keys = Keys { rotating_skew_s, ..Keys::load(data_dir)? };
         Ok(Self {
             data_dir: data_dir.to_owned(),
-            current: ArcSwap::from_pointee(Keys::load(data_dir)?),
+            current: ArcSwap::from_pointee(keys),
             generations: AtomicU64::new(0),
             reloading: Mutex::new(()),
         })
@@ -478,7 +559,7 @@ impl KeyStore {
     /// Reads the keys again; true if they changed. On error the old snapshot stays.
     pub fn reload(&self) -> Result<bool, KeysError> {
         let _one = self.reloading.lock();
-        let mut keys = Keys::load(&self.data_dir)?;
+        let mut keys = Keys::load_after(&self.data_dir, Some(&self.current.load()))?;
         if keys.fingerprint == self.current.load().fingerprint {
             return Ok(false);
         }

@@ -3,16 +3,18 @@
 
 mod cbor;
 mod keyfile;
-mod revocations;
+pub mod import;
+pub mod issued;
+pub mod revocations;
 pub mod cache;
 pub mod keys;
 pub mod manage;
 pub mod sg1;
 
 pub use cache::{Resolved, ResolvedSubject, TokenCache};
-pub(crate) use keyfile::hex;
+pub(crate) use keyfile::{hex, unhex};
 pub use keys::{DeviceAlgorithm, IssuerKey, KeyStore, Keys, KeysError, Kid, Pepper, Sg1Key};
-pub use revocations::Revocation;
+pub use revocations::{Counted, Revocation};
 pub use sg1::{TokenKind, sg1};
 
 use crate::payload::SignedForm;
@@ -36,6 +38,15 @@ pub enum Holder {
     Cti(TokenKind, [u8; 16]),
 }
 
+impl Holder {
+    /// What it is.
+    pub const fn kind(&self) -> TokenKind {
+        match self {
+            Self::Cti(kind, _) => *kind,
+        }
+    }
+}
+
 /// Shows the kind only: the value leads to a person.
 impl std::fmt::Debug for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -55,7 +66,7 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// Whether `now` lies within.
+    /// Whether `now` lies within: the time of the scan, or the arrival where a device's clock runs ahead.
     ///
     /// # Errors
     /// Not yet, or not any more.

@@ -7,7 +7,8 @@
 //!
 //! - Every byte is either signed or fixed, so a token has exactly one text.
 //! - The signature is checked before any claim is looked at.
-//! - `exp` is exact; `iat` may lie up to [`SKEW_S`] ahead, for an issuer whose clock runs fast.
+//! - `exp` is exact, but for a token that lives no longer than [`ROTATING_TTL_S_MAX`]: that one is good for
+//!   `verify.rotating_skew_s` more. `iat` may lie up to [`SKEW_S`] ahead, for an issuer whose clock runs fast.
 //!
 //! The envelope is read with `cbor` and not through a general COSE type: that would allocate a
 //! dozen times and cost a tenth of the signature check, on the path that bounds how many never-seen
@@ -22,6 +23,13 @@ use super::{Holder, Validity, Verified};
 
 /// How far an issuer's clock may run ahead, in seconds.
 pub const SKEW_S: i64 = 300;
+
+/// The longest lifetime of a token that is reissued all the time, as a phone's is, in seconds.
+pub const ROTATING_TTL_S_MAX: i64 = 120;
+
+/// How long such a token is still good after its end unless the configuration says otherwise, in seconds: a
+/// phone's clock is off by some seconds, and so is a scanner's.
+pub const ROTATING_SKEW_S: u32 = 30;
 
 /// COSE's number for EdDSA.
 const ALG_EDDSA: i64 = -8;
@@ -93,17 +101,20 @@ pub struct Sg1 {
     pub issued_at_s: i64,
     /// When it ends, in seconds since 1970.
     pub expires_at_s: i64,
+    /// When it may be used, the tolerance for clocks included.
+    pub validity: Validity,
 }
 
-impl Sg1 {
-    fn validity(&self) -> Validity {
-        Validity { from_s: self.issued_at_s.saturating_sub(SKEW_S), until_s: self.expires_at_s }
-    }
+fn validity(issued_at_s: i64, expires_at_s: i64, rotating_skew_s: u32) -> Validity {
+    let lifetime_s = expires_at_s.saturating_sub(issued_at_s);
+    let rotates = (1..=ROTATING_TTL_S_MAX).contains(&lifetime_s);
+    let skew_s = if rotates { i64::from(rotating_skew_s) } else { 0 };
+    Validity { from_s: issued_at_s.saturating_sub(SKEW_S), until_s: expires_at_s.saturating_add(skew_s) }
 }
 
 impl From<Sg1> for Verified {
     fn from(token: Sg1) -> Self {
-        Self { holder: Holder::Cti(token.kind, token.cti), form: Form::Sg1, validity: token.validity() }
+        Self { holder: Holder::Cti(token.kind, token.cti), form: Form::Sg1, validity: token.validity }
     }
 }
 
@@ -138,12 +149,29 @@ pub fn sg1(text: &str, now: UnixMillis, keys: &Keys) -> Result<Sg1, Refusal> {
         kid,
         issued_at_s: claims.issued_at_s,
         expires_at_s: claims.expires_at_s,
+        validity: validity(claims.issued_at_s, claims.expires_at_s, keys.rotating_skew_s()),
     };
-    token.validity().check(now)?;
+    token.validity.check(now)?;
     if keys.is_cti_revoked(&token.cti, token.issued_at_s) {
         return Err(Refusal::new(Outcome::Revoked, "the SG1 token has been revoked"));
     }
     Ok(token)
+}
+
+/// What a token says of itself, with nothing of it checked: for explanations of a verdict.
+pub(crate) struct Unverified {
+    pub(crate) kid: Kid,
+    pub(crate) cti: [u8; 16],
+    pub(crate) expires_at_s: i64,
+}
+
+/// Reads a token, prefix included, without believing it; none for any other code.
+pub(crate) fn unverified(text: &str) -> Option<Unverified> {
+    let bytes = decode(text).ok()?;
+    let envelope = envelope(&bytes)?;
+    let kid = protected(envelope.protected).ok()?;
+    let claims = claims(envelope.payload)?;
+    Some(Unverified { kid, cti: claims.cti, expires_at_s: claims.expires_at_s })
 }
 
 const UNREADABLE: Refusal =
