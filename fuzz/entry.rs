@@ -3,6 +3,7 @@
 use scangate::decode::cascade::{self, Decoder, Stage};
 use scangate::decode::image::{self, Limits, Luma};
 use scangate::decode::{FrameKind, order};
+use scangate::verify::revocations::{bulk, lines};
 
 /// Small, so that a run sees many inputs.
 const LIMITS: Limits =
@@ -58,4 +59,26 @@ pub fn cascade(data: &[u8]) {
             assert_eq!(order::reading_order(codes.clone()), codes);
         }
     }
+}
+
+/// A list's line: refused, or a revocation that is written and read back as the same.
+pub fn revocation_line(data: &[u8]) {
+    let Some((revocation, _)) = lines::read_line(data) else {
+        return;
+    };
+    let written = lines::write_line(&revocation, scangate::scan::UnixMillis(0));
+    assert!(lines::read_line(written.trim_ascii_end()).is_some_and(|(again, _)| again == revocation));
+    assert!(revocation.key().is_some() || revocation.kind() == "kid");
+}
+
+/// A set's file, with a checksum that holds, so that what lies behind it is reached: refused, or read whole.
+pub fn revocation_set(data: &[u8]) {
+    let path = std::env::temp_dir().join(format!("scangate-fuzz-{}.set", std::process::id()));
+    let sealed = [data, bulk::set_checksum(data).as_slice()].concat();
+    std::fs::write(&path, sealed).expect("a writable temporary directory");
+    if let Ok(records) = bulk::check_set(&path) {
+        assert!(records > 0 && records * 24 < data.len() as u64);
+    }
+    // The next input writes it again.
+    let _ = std::fs::remove_file(&path);
 }

@@ -6,6 +6,7 @@
 
 mod decode_support;
 #[path = "../fuzz/entry.rs"]
+#[allow(dead_code, reason = "each test has its targets")]
 mod entry;
 
 use decode_support::generate::Random;

@@ -40,7 +40,8 @@ pub struct Imported {
 }
 
 /// Adds a list of lines, all of it or, if a line can't be read, nothing; durable when this returns. What is
-/// known already is left out, so the same list may be read again. A line without `at` counts from `now`.
+/// known already is left out, so the same list may be read again. A line without `at` counts from `now`,
+/// unless its key is revoked already: reading a list again must not revoke what replaced a lost code since.
 pub fn import(
     data_dir: &Path,
     list: &Path,
@@ -73,9 +74,9 @@ fn import_in_chunks(
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let (revocation, at) = lines::read_line(line.trim_ascii(), Some(now)).ok_or_else(bad)?;
+        let (revocation, at) = lines::read_line(line.trim_ascii()).ok_or_else(bad)?;
         so_far.lines += 1;
-        if import.take(&revocation, at)? {
+        if import.take(&revocation, at, now)? {
             so_far.added += 1;
         } else {
             so_far.known += 1;
@@ -111,7 +112,13 @@ struct Import<'a> {
 
 impl Import<'_> {
     /// Whether it is new, as far as lines and sets of before can tell.
-    fn take(&mut self, revocation: &Revocation, at: UnixMillis) -> Result<bool, KeysError> {
+    fn take(
+        &mut self,
+        revocation: &Revocation,
+        given: Option<UnixMillis>,
+        now: UnixMillis,
+    ) -> Result<bool, KeysError> {
+        let at = given.unwrap_or(now);
         let Some((kind, key)) = revocation.key() else {
             let Revocation::Kid(kid) = revocation else { return Ok(false) };
             let known = self.present.kid(kid).is_some();
@@ -123,7 +130,7 @@ impl Import<'_> {
         let dir = keyfile::revoked_dir(self.data_dir);
         let known = self.present.find(kind, &key).map_err(|source| KeysError::io("read", &dir, source))?;
         let at_s = at.seconds();
-        let is_new = known.is_none_or(|known| kind.merged(known, at_s) != known);
+        let is_new = known.is_none_or(|known| given.is_some() && kind.merged(known, at_s) != known);
         if is_new {
             self.chunk.push((kind, (key, at_s)));
         }
@@ -256,7 +263,7 @@ fn keep_later_lines(data_dir: &Path, then: u64) -> Result<(), KeysError> {
     let (first, later) = bytes.split_at_checked(then).unwrap_or((&bytes, &[]));
     let mut kept = Vec::new();
     lines::for_each_line(&path, first, |line| {
-        if let (Revocation::Kid(_), _) = lines::read_line(line, None)? {
+        if let (Revocation::Kid(_), _) = lines::read_kept_line(line)? {
             kept.extend_from_slice(line);
             kept.push(b'\n');
         }
@@ -343,7 +350,7 @@ pub fn export(data_dir: &Path, full: bool, out: &mut dyn Write) -> Result<(), Ex
         let (bytes, _) = lines::read_whole_lines(&path, &file)?;
         let mut written = Ok(());
         lines::for_each_line(&path, &bytes, |line| {
-            let (revocation, at) = lines::read_line(line, None)?;
+            let (revocation, at) = lines::read_kept_line(line)?;
             let shown = match revocation.key() {
                 Some((Kind::Device, key)) if !full => Revocation::DeviceHash(key),
                 _ => revocation,
@@ -377,10 +384,22 @@ pub enum ExportError {
     Write(#[from] io::Error),
 }
 
-/// Checks one set's file, as a start does: for tests of hostile files.
+/// Checks one set's file as a start does, reads all of it, and looks up what it read: for tests of hostile
+/// files. How many records it has.
 pub fn check_set(path: &Path) -> Result<u64, KeysError> {
-    let file = File::open(path).map_err(|source| KeysError::io("read", path, source))?;
-    Set::open(path, file).map(|set| set.records)
+    let io = |source| KeysError::io("read", path, source);
+    let set = Set::open(path, File::open(path).map_err(io)?)?;
+    for record in set.iter() {
+        let (key, _) = record.map_err(io)?;
+        set.get(&key).map_err(io)?;
+    }
+    Ok(set.records)
+}
+
+/// What stands at the end of a set's file whose other bytes are these: for tests of hostile files.
+pub fn set_checksum(body: &[u8]) -> [u8; 32] {
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, body);
+    hash.as_ref().first_chunk().copied().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -43,21 +43,27 @@ struct Line<'a> {
     at: Option<Cow<'a, str>>,
 }
 
-/// Reads one line. `now` stands for the time of a line that has none, as lists that are imported may.
-pub fn read_line(line: &[u8], now: Option<UnixMillis>) -> Option<(Revocation, UnixMillis)> {
+/// Reads one line. Lists that are imported may leave its time out.
+pub fn read_line(line: &[u8]) -> Option<(Revocation, Option<UnixMillis>)> {
     if line.len() > LINE_BYTES_MAX {
         return None;
     }
     let line: Line<'_> = serde_json::from_slice(line).ok()?;
     let at = match line.at {
-        Some(at) => UnixMillis::parse(&at).ok()?,
-        None => now?,
+        Some(at) => Some(UnixMillis::parse(&at).ok()?),
+        None => None,
     };
     Some((Revocation::parse(&line.kind, &line.value)?, at))
 }
 
+/// Reads one line of the file, which has a time.
+pub(super) fn read_kept_line(line: &[u8]) -> Option<(Revocation, UnixMillis)> {
+    let (revocation, at) = read_line(line)?;
+    Some((revocation, at?))
+}
+
 /// The line of one revocation, newline included.
-pub(super) fn write_line(revocation: &Revocation, at: UnixMillis) -> Vec<u8> {
+pub fn write_line(revocation: &Revocation, at: UnixMillis) -> Vec<u8> {
     let line = Line {
         kind: revocation.kind().into(),
         value: revocation.value().into(),
@@ -111,7 +117,7 @@ impl Recent {
         let (bytes, identity) = read_whole_lines(path, file)?;
         let mut recent = Self::default();
         for_each_line(path, &bytes, |line| {
-            let (revocation, at) = read_line(line, None)?;
+            let (revocation, at) = read_kept_line(line)?;
             recent.add(&revocation, at.seconds());
             Some(())
         })?;
