@@ -171,7 +171,7 @@ pub fn keys_generate(data_dir: &Path, apps: &[App], now: UnixMillis) -> Result<V
 /// Every key under a data directory.
 pub fn keys_list(data_dir: &Path) -> Result<Vec<KeyInfo>, KeysError> {
     let now = UnixMillis::now();
-    let revoked = Revocations::load(data_dir, None)?;
+    let revoked = Revocations::load_kids(data_dir)?;
     let issued = issued::load(data_dir)?;
     let mut list = Vec::new();
     let pepper = keyfile::pepper_path(data_dir);
@@ -345,7 +345,7 @@ fn signing_key(
     key_use: KeyUse,
     now: UnixMillis,
 ) -> Result<SigningKey, KeysError> {
-    let revoked = Revocations::load(data_dir, None)?;
+    let revoked = Revocations::load_kids(data_dir)?;
     let keys = keyfile::read_dir(dir)?;
     let Some((path, key)) = newest_signing(&keys, key_use, &revoked, now)? else {
         return Err(KeysError::NoPrivateKey { path: dir.to_owned() });

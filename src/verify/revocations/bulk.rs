@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::set::{FileIdentity, NewSet, Record, Set};
+use super::set::{NewSet, Record, Set};
 use super::{Kind, Opened, Revocation, Revocations, lines, lock};
 use crate::scan::UnixMillis;
 use crate::verify::keyfile;
@@ -202,7 +202,6 @@ pub fn compact(data_dir: &Path) -> Result<(), KeysError> {
 fn merge(data_dir: &Path, sets_max: usize, with_lines: bool) -> Result<(), KeysError> {
     let dir = keyfile::revoked_dir(data_dir);
     let before = Revocations::load(data_dir, None)?;
-    let lines_then = before.recent.identity.map_or(0, FileIdentity::bytes);
     let (mut new, mut old) = (Vec::new(), Vec::new());
     for kind in Kind::ALL {
         let recent = if with_lines { before.recent.sorted(kind) } else { Vec::new() };
@@ -228,7 +227,7 @@ fn merge(data_dir: &Path, sets_max: usize, with_lines: bool) -> Result<(), KeysE
     let _lock = lock(data_dir)?;
     publish(data_dir, &new)?;
     if with_lines {
-        keep_later_lines(data_dir, lines_then)?;
+        keep_later_lines(data_dir, before.recent.whole_bytes)?;
     }
     let kept: Vec<PathBuf> = new.iter().map(|set| dir.join(set.name())).collect();
     for path in old.iter().filter(|path| !kept.contains(path)) {
@@ -247,8 +246,8 @@ fn publish(data_dir: &Path, new: &[NewSet]) -> Result<(), KeysError> {
     sync_dir(&dir)
 }
 
-/// Replaces the lines by those of key ids and those that came after the first `then` bytes. The caller holds
-/// the directory's lock, and everything else of the first `then` bytes is in sets.
+/// Replaces the lines by those of key ids and those that came after the first `then` bytes, which were whole
+/// lines. The caller holds the directory's lock, and everything else of the first `then` bytes is in sets.
 fn keep_later_lines(data_dir: &Path, then: u64) -> Result<(), KeysError> {
     let path = keyfile::revoked_path(data_dir);
     let file = match File::open(&path) {
@@ -257,9 +256,7 @@ fn keep_later_lines(data_dir: &Path, then: u64) -> Result<(), KeysError> {
         Err(source) => return Err(KeysError::io("read", &path, source)),
     };
     let (bytes, _) = lines::read_whole_lines(&path, &file)?;
-    // A torn line may have been cut off and written over since: then its bytes are among the first.
-    let then = usize::try_from(then).unwrap_or(bytes.len()).min(bytes.len());
-    let then = bytes.get(..then).and_then(|first| memchr::memrchr(b'\n', first)).map_or(0, |at| at + 1);
+    let then = usize::try_from(then).unwrap_or(bytes.len());
     let (first, later) = bytes.split_at_checked(then).unwrap_or((&bytes, &[]));
     let mut kept = Vec::new();
     lines::for_each_line(&path, first, |line| {
@@ -513,6 +510,23 @@ mod tests {
         assert_eq!(set_paths(&keyfile::revoked_dir(dir.path())).unwrap(), names);
         // A snapshot of before still answers, although its files are gone.
         assert_eq!(answers(&before), answers(&after));
+    }
+
+    #[test]
+    fn a_line_that_took_a_torn_ones_place_meanwhile_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        keyfile::create_dirs(dir.path()).unwrap();
+        let append = |number| super::super::append(dir.path(), &Revocation::Cti(key(number)), NOW).unwrap();
+        append(1);
+        let path = keyfile::revoked_path(dir.path());
+        let mut torn = fs::read(&path).unwrap();
+        torn.resize(torn.len() * 4, b' ');
+        fs::write(&path, &torn).unwrap();
+        let before = Revocations::load(dir.path(), None).unwrap();
+        append(2);
+        keep_later_lines(dir.path(), before.recent.whole_bytes).unwrap();
+        let after = Revocations::load(dir.path(), None).unwrap();
+        assert_eq!((after.cti(&key(1)), after.cti(&key(2))), (None, Some(NOW.seconds())));
     }
 
     #[test]

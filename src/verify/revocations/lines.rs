@@ -83,6 +83,8 @@ pub(super) struct Recent {
     /// By key id, since when, in seconds.
     kids: HashMap<String, i64>,
     pub(super) hash: [u8; 32],
+    /// The length of the lines that were read. They stay as they are; only what follows them changes.
+    pub(super) whole_bytes: u64,
     /// Which file it was read from, if there was one.
     pub(super) identity: Option<FileIdentity>,
 }
@@ -123,6 +125,7 @@ impl Recent {
         })?;
         let hash = digest::digest(&digest::SHA256, &bytes);
         recent.hash = hash.as_ref().first_chunk().copied().unwrap_or_default();
+        recent.whole_bytes = bytes.len() as u64;
         recent.identity = Some(identity);
         Ok(recent)
     }

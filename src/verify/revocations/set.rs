@@ -56,11 +56,6 @@ pub(super) struct FileIdentity {
 }
 
 impl FileIdentity {
-    /// The file's length.
-    pub(super) const fn bytes(self) -> u64 {
-        self.bytes
-    }
-
     pub(super) fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(Self {
