@@ -314,6 +314,9 @@ fn many(command: &Bulk, now: UnixMillis) -> anyhow::Result<ExitCode> {
     Ok(if progress.refused == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Codes between two lines of progress.
+const LINE_EVERY_CODES: u64 = 10_000;
+
 /// A bar where somebody looks on, and else a line now and then.
 struct Shown {
     bar: Option<ProgressBar>,
@@ -327,7 +330,7 @@ impl Shown {
             let style = ProgressStyle::with_template("{bar:40} {percent}%  {msg}  {eta} left");
             ProgressBar::new(list_bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
-        Self { bar, lines_after: 0, last: Progress::default() }
+        Self { bar, lines_after: LINE_EVERY_CODES, last: Progress::default() }
     }
 
     fn show(&mut self, event: Event) {
@@ -336,7 +339,7 @@ impl Shown {
             Event::Progress(progress) => {
                 self.last = progress;
                 let done = progress.issued + progress.skipped;
-                let message = format!("{} issued, {} there already", progress.issued, progress.skipped);
+                let message = told(progress);
                 match &self.bar {
                     Some(bar) => {
                         bar.set_position(progress.read_bytes);
@@ -344,7 +347,7 @@ impl Shown {
                     }
                     None if done >= self.lines_after => {
                         eprintln!("{message}");
-                        self.lines_after = done + 10_000;
+                        self.lines_after = done + LINE_EVERY_CODES;
                     }
                     None => {}
                 }
@@ -360,10 +363,15 @@ impl Shown {
     }
 
     fn end(self) {
-        if let Some(bar) = self.bar {
-            bar.finish_and_clear();
+        match self.bar {
+            Some(bar) => bar.finish_and_clear(),
+            None => eprintln!("{}", told(self.last)),
         }
     }
+}
+
+fn told(progress: Progress) -> String {
+    format!("{} issued, {} there already", progress.issued, progress.skipped)
 }
 
 fn revocation(data_dir: &Path, target: Target, now: UnixMillis) -> anyhow::Result<Revocation> {

@@ -297,6 +297,8 @@ impl Index {
         let io = |source| BulkError::io("read", &path, source);
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
+        // A second run waits for the first, and then finds its codes.
+        file.lock().map_err(io)?;
         let mut text = String::new();
         (&mut file).take(CODES_MAX as u64 * 128).read_to_string(&mut text).map_err(io)?;
         // A row without its end was never finished.

@@ -1,5 +1,5 @@
 //! Many revocations at once: reading lists, merging lines and sets into few sets, and writing all of it out
-//! again. Memory is bounded by [`CHUNK_RECORDS`] and by one set's filter, whatever a list's length.
+//! again. Memory is bounded by `CHUNK_RECORDS` and by one set's filter, whatever a list's length.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::set::{NewSet, Record, Set};
+use super::set::{NewSet, RECORDS_MAX, Record, Set};
 use super::{Kind, Opened, Revocation, Revocations, lines, lock};
 use crate::scan::UnixMillis;
 use crate::verify::keyfile;
@@ -22,7 +22,7 @@ const CHUNK_RECORDS: usize = 4 << 20;
 /// A list that adds no more than this goes to the lines: a set each day would be many small ones.
 const LINES_RECORDS_MAX: usize = 1_000;
 
-/// Sets of one kind past which an import merges them, so that a look-up asks few filters.
+/// Small sets of one kind past which an import merges them, so that a look-up asks few filters.
 const SETS_OF_KIND_MAX: usize = 8;
 
 /// Lines between two reports of progress.
@@ -166,14 +166,17 @@ impl Import<'_> {
                 lines::append(&keyfile::revoked_path(self.data_dir), &new_lines)?;
             }
         }
-        if Kind::ALL
-            .iter()
-            .any(|kind| self.present.of_kind(*kind).count() + self.new.len() > SETS_OF_KIND_MAX)
-        {
+        let small = |kind| self.present.of_kind(kind).filter(|set| is_small(set)).count();
+        if Kind::ALL.into_iter().any(|kind| small(kind) + self.new.len() > SETS_OF_KIND_MAX) {
             merge(self.data_dir, SETS_OF_KIND_MAX, false)?;
         }
         Ok(())
     }
+}
+
+/// Whether a set is worth merging again: most of it is still free.
+fn is_small(set: &Set) -> bool {
+    set.records < RECORDS_MAX / 2
 }
 
 /// The records of one kind, sorted, with one time each.
@@ -197,15 +200,16 @@ pub fn compact(data_dir: &Path) -> Result<(), KeysError> {
     merge(data_dir, 1, true)
 }
 
-/// Merges the sets of every kind of which there are more than `sets_max`, with the lines if these are to go
-/// too. The caller has the maintenance lock.
+/// Merges the sets of every kind of which there are more than `sets_max`: all of them and the lines, or only
+/// the small sets. The caller has the maintenance lock.
 fn merge(data_dir: &Path, sets_max: usize, with_lines: bool) -> Result<(), KeysError> {
     let dir = keyfile::revoked_dir(data_dir);
     let before = Revocations::load(data_dir, None)?;
     let (mut new, mut old) = (Vec::new(), Vec::new());
     for kind in Kind::ALL {
         let recent = if with_lines { before.recent.sorted(kind) } else { Vec::new() };
-        let sets: Vec<&Set> = before.of_kind(kind).map(AsRef::as_ref).collect();
+        let sets: Vec<&Set> =
+            before.of_kind(kind).map(AsRef::as_ref).filter(|set| with_lines || is_small(set)).collect();
         if recent.is_empty() && sets.len() <= sets_max {
             continue;
         }

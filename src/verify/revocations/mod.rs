@@ -1,5 +1,5 @@
 //! What has been revoked, at the size of a country: recent revocations in lines ([`lines`]), large sets in
-//! files that are never changed ([`set`]), and the way from the one to the other ([`bulk`]).
+//! files that are never changed (`set`), and the way from the one to the other ([`bulk`]).
 //!
 //! ```text
 //! DATA/keys/revoked.ndjson                append-only
