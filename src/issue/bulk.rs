@@ -24,6 +24,9 @@ pub const CODES_MAX: usize = 1_000_000;
 /// The longest row, in bytes.
 const ROW_BYTES_MAX: usize = 8 << 10;
 
+/// What is read for one row at most: the reader reads ahead.
+const READ_BYTES_MAX: usize = 8 * ROW_BYTES_MAX;
+
 /// Rows that are issued together, by all threads, before the index is written.
 const CHUNK_ROWS: usize = 256;
 
@@ -136,6 +139,7 @@ pub fn issue_all(
     now: UnixMillis,
     mut tell: impl FnMut(Event),
 ) -> Result<Progress, BulkError> {
+    let csv = Bounded { csv, left_bytes: READ_BYTES_MAX };
     let mut reader = csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(csv);
     let columns = reader.headers()?;
     let named = match columns.iter().collect::<Vec<_>>().as_slice() {
@@ -149,6 +153,7 @@ pub fn issue_all(
     let mut rows = Vec::with_capacity(CHUNK_ROWS);
     let mut record = csv::StringRecord::new();
     loop {
+        reader.get_mut().left_bytes = READ_BYTES_MAX;
         let more = reader.read_record(&mut record)?;
         if more {
             let line = record.position().map_or(0, csv::Position::line);
@@ -168,6 +173,25 @@ pub fn issue_all(
         if !more {
             return Ok(progress);
         }
+    }
+}
+
+/// A CSV of which no row may be endless, as one is whose quotation mark is never closed.
+struct Bounded<R> {
+    csv: R,
+    left_bytes: usize,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left_bytes == 0 {
+            let error = format!("a row must be at most {ROW_BYTES_MAX} bytes; is a quotation mark open?");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        }
+        let length = buffer.len().min(self.left_bytes);
+        let read = self.csv.read(buffer.get_mut(..length).unwrap_or_default())?;
+        self.left_bytes -= read;
+        Ok(read)
     }
 }
 
@@ -480,6 +504,8 @@ mod tests {
         assert!(matches!(site.run("hn-1\nhn-2\n", &PLAN, NOW), Err(BulkError::Columns)));
         let endless = format!("reference\n{}\n", "x".repeat(ROW_BYTES_MAX + 1));
         assert!(matches!(site.run(&endless, &PLAN, NOW), Err(BulkError::Row { line: 2, .. })));
+        let open = format!("reference\n\"{}\n", "x\n".repeat(READ_BYTES_MAX));
+        assert!(matches!(site.run(&open, &PLAN, NOW), Err(BulkError::Csv(_))));
         fs::write(site.out.join("index.csv"), "something,else\n").unwrap();
         assert!(matches!(site.run("reference\nhn-1\n", &PLAN, NOW), Err(BulkError::Index { line: 1, .. })));
     }
