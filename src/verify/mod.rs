@@ -3,6 +3,7 @@
 
 mod cbor;
 mod keyfile;
+mod kid;
 pub mod import;
 pub mod issued;
 pub mod revocations;
