@@ -10,6 +10,8 @@ mod links;
 mod payload;
 #[path = "entry/request.rs"]
 mod request;
+#[path = "entry/revocations.rs"]
+mod revocations;
 #[path = "entry/signed.rs"]
 mod signed;
 
@@ -33,6 +35,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("nz", payload::nz),
     ("payload", payload::any),
     ("request", request::request),
+    ("revocation_line", revocations::line),
+    ("revocation_set", revocations::set),
     ("sg1", signed::sg1),
     ("shc", health::shc),
 ];

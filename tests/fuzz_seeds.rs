@@ -8,8 +8,11 @@ mod decode_support;
 mod entry;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use decode_support::generate::Random;
+use scangate::scan::UnixMillis;
+use scangate::verify::revocations::bulk;
 
 const SEEDS: &str = "fuzz/seeds";
 
@@ -73,6 +76,7 @@ fn write_seeds() {
     write_signed();
     write_requests();
     write_journal();
+    write_revocations();
 }
 
 fn write(name: &str, bytes: &[u8]) {
@@ -207,4 +211,30 @@ fn write_journal() {
     write("journal/stopped", &[batch(0), record.clone(), batch(2), vec![2, 200]].concat());
     write("journal/torn", &[batch(0), record.clone(), vec![3, 9, 94, 0, 0, 0, 1, 2, 3, 4, 5]].concat());
     write("journal/damaged", &[batch(0), vec![3, 4, 1, 0, 0, 0], batch(0), record].concat());
+}
+
+fn write_revocations() {
+    let key = "00112233445566778899aabbccddeeff";
+    for (name, value) in
+        [("cti", key), ("dcc", key), ("device-hash", key), ("device", "vneid/d"), ("kid", "k1")]
+    {
+        let line =
+            format!("{{\"kind\":\"{name}\",\"value\":\"{value}\",\"at\":\"2021-11-24T06:49:29.123Z\"}}");
+        write(&format!("revocation_line/{name}"), line.as_bytes());
+    }
+    for (name, count) in [("one", 1_u64), ("two-blocks", 300)] {
+        let dir = tempfile::tempdir().unwrap();
+        let line = |number: u64| {
+            let key = u128::from(number) * 0x9e37_79b9_7f4a_7c15;
+            format!("{{\"kind\":\"dcc\",\"value\":\"{key:032x}\"}}")
+        };
+        let list = (0..count).map(line).collect::<Vec<_>>().join("\n");
+        bulk::import(dir.path(), Path::new("list"), list.as_bytes(), UnixMillis(0), |_| {}).unwrap();
+        bulk::compact(dir.path()).unwrap();
+        let files = std::fs::read_dir(dir.path().join("keys/revoked")).unwrap();
+        let set = files.map(|entry| entry.unwrap().path()).find(|path| path.extension().is_some()).unwrap();
+        // Without the checksum: the target adds one that holds.
+        let bytes = std::fs::read(set).unwrap();
+        write(&format!("revocation_set/{name}"), &bytes[..bytes.len() - 32]);
+    }
 }

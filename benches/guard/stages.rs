@@ -190,8 +190,8 @@ fn verify(dir: &Path) -> Result<Vec<Stage>> {
         .collect::<Result<_>>()?;
     let job_store = Arc::clone(&store);
     let job = move |_: u32| {
-        let tokens: Vec<&str> = together.iter().map(String::as_str).collect();
-        drop(black_box(verify::sg1_all(&tokens, NOW, &job_store.load())));
+        let tokens: Vec<(&str, UnixMillis)> = together.iter().map(|token| (token.as_str(), NOW)).collect();
+        drop(black_box(verify::sg1_all(&tokens, &job_store.load())));
     };
     let (cold_store, cold_token) = (Arc::clone(&store), Arc::clone(&token));
     let health_store = Arc::clone(&store);

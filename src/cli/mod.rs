@@ -4,18 +4,24 @@ mod check_config;
 mod decode;
 mod export;
 mod migrate;
+mod issue;
+mod journal;
+mod keys;
 mod serve;
-mod tools;
 mod ttl;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+pub use self::issue::Issue;
+pub use self::keys::Keys;
+pub use self::verify::Verify;
 
 use crate::config::{self, Config, ConfigErrors, Loaded, Overrides};
 use crate::scan::{App, UnixMillis};
@@ -136,154 +142,6 @@ impl DataDir {
     }
 }
 
-/// `issue`
-#[derive(Debug, Subcommand)]
-pub enum Issue {
-    /// Print a bearer token for a device.
-    #[command(after_help = "Example:\n  scangate issue device --place hn-0001 --app pc-covid --ttl 30d")]
-    Device {
-        /// Where the keys are.
-        #[command(flatten)]
-        data_dir: DataDir,
-        /// What the device stands for.
-        #[command(flatten)]
-        holder: Holder,
-        /// The app that vouches for it.
-        #[arg(long, default_value = "pc-covid", value_parser = parse_app, value_name = "pc-covid|vneid|sskdt")]
-        app: App,
-        /// Place class, which chooses the window of deduplicate.windows_s_by_class.
-        #[arg(long, conflicts_with = "person")]
-        class: Option<String>,
-        /// How long it is valid: 90s, 45m, 12h, 30d, 4w.
-        #[arg(long, default_value = "30d", value_parser = ttl::parse)]
-        ttl: Duration,
-    },
-    /// Print a place's signed code, and draw it.
-    #[command(after_help = "Example:\n  scangate issue place hn-0001 --ttl 365d --pdf poster.pdf")]
-    Place(Code),
-    /// Print a person's signed code, and draw it.
-    #[command(after_help = "Example:\n  scangate issue person 001093029317 --svg code.svg")]
-    Person(Code),
-}
-
-/// What a device stands for: exactly one of the two.
-#[derive(Debug, Clone, Args)]
-#[group(required = true, multiple = false)]
-pub struct Holder {
-    /// A place, whose device scans people's codes.
-    #[arg(long, value_name = "REF")]
-    pub place: Option<String>,
-    /// A person, whose device scans places' codes.
-    #[arg(long, value_name = "REF")]
-    pub person: Option<String>,
-}
-
-/// `issue place` and `issue person`
-#[derive(Debug, Clone, Args)]
-pub struct Code {
-    /// A place's reference, or a person's 12-digit citizen number.
-    #[arg(value_name = "REF")]
-    pub reference: String,
-    /// Where the keys are.
-    #[command(flatten)]
-    pub data_dir: DataDir,
-    /// How long it is valid: 90s, 45m, 12h, 30d, 4w.
-    #[arg(long, default_value = "30d", value_parser = ttl::parse)]
-    pub ttl: Duration,
-    /// Also draw it as PNG.
-    #[arg(long, value_name = "FILE")]
-    pub png: Option<PathBuf>,
-    /// Also draw it as SVG.
-    #[arg(long, value_name = "FILE")]
-    pub svg: Option<PathBuf>,
-    /// Also draw it as PDF.
-    #[arg(long, value_name = "FILE")]
-    pub pdf: Option<PathBuf>,
-}
-
-/// Which keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum KeySet {
-    /// The keys that sign codes.
-    Sg1,
-    /// PC-COVID's device token keys.
-    PcCovid,
-    /// VNeID's device token keys.
-    Vneid,
-    /// Sổ sức khỏe điện tử's device token keys.
-    Sskdt,
-}
-
-/// `keys`
-#[derive(Debug, Subcommand)]
-pub enum Keys {
-    /// Make the keys that are missing: pepper, signing keys, device token keys, the feed's token.
-    Generate {
-        /// Where the keys are.
-        #[command(flatten)]
-        data_dir: DataDir,
-    },
-    /// List key ids, what they sign and since when. No secret is shown.
-    List {
-        /// Where the keys are.
-        #[command(flatten)]
-        data_dir: DataDir,
-    },
-    /// Sign with a new key from now on; the old one is still accepted.
-    Rotate {
-        /// Where the keys are.
-        #[command(flatten)]
-        data_dir: DataDir,
-        /// Which keys.
-        #[arg(long, value_enum, default_value_t = KeySet::Sg1)]
-        set: KeySet,
-    },
-    /// Refuse a key, a code or a device from now on.
-    #[command(after_help = "Example:\n  scangate keys revoke --kid 3f9a02c1")]
-    Revoke {
-        /// Where the keys are.
-        #[command(flatten)]
-        data_dir: DataDir,
-        /// What to refuse.
-        #[command(flatten)]
-        target: Revoked,
-    },
-}
-
-/// What `keys revoke` refuses: exactly one of these.
-#[derive(Debug, Clone, Args)]
-#[group(required = true, multiple = false)]
-pub struct Revoked {
-    /// A key id, as `keys list` shows it.
-    #[arg(long)]
-    pub kid: Option<String>,
-    /// A code's id, 32 hexadecimal digits, as `verify` shows it.
-    #[arg(long)]
-    pub cti: Option<String>,
-    /// A device: its app and name, APP/SUB, the `iss` and `sub` of its token.
-    #[arg(long)]
-    pub device: Option<String>,
-}
-
-/// `verify`
-#[derive(Debug, Clone, Args)]
-#[command(
-    after_help = "Exit code 1 if the payload would be refused.\n\nExample:\n  zbarimg -q --raw code.png | scangate verify -"
-)]
-pub struct Verify {
-    /// The payload; - or nothing reads it from standard input, which keeps it out of the shell's history.
-    #[arg(
-        default_value = "-",
-        value_name = "PAYLOAD",
-        hide_default_value = true,
-        allow_hyphen_values = true
-    )]
-    pub payload: String,
-    /// Where the keys are.
-    #[command(flatten)]
-    pub data_dir: DataDir,
-}
-
 /// `journal`
 #[derive(Debug, Subcommand)]
 pub enum Journal {
@@ -357,11 +215,11 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
             io::stdout().write_all(&script)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Issue(issue) => tools::issue(issue),
-        Command::Keys(keys) => tools::keys(keys),
+        Command::Issue(issue) => issue::run(issue),
+        Command::Keys(keys) => keys::run(keys),
         Command::Decode { files } => decode::run(&files),
-        Command::Verify(verify) => tools::verify(&verify),
-        Command::Journal(journal) => tools::journal(&journal),
+        Command::Verify(verify) => verify::run(&verify),
+        Command::Journal(journal) => journal::run(&journal),
         Command::Export(range) => export::run(&range),
         Command::Migrate(migrate) => migrate::run(&migrate),
     }
@@ -432,7 +290,23 @@ mod tests {
             "scangate keys generate --data-dir d",
             "scangate keys list --data-dir d",
             "scangate keys rotate --data-dir d --set pc-covid",
+            "scangate issue place hn-0001 --data-dir d --pdf c --paper a4 --name Chợ --level q",
+            "scangate issue person 001093029317 --ttl 90s",
+            "scangate issue bulk list.csv --out d --kind person --pdf --paper a6 --ttl 365d",
+            "scangate issue revoke SG1:X",
+            "scangate issue revoke --cti 00",
+            "scangate issue revoke --place hn-0001",
+            "scangate issue list",
             "scangate keys revoke --data-dir d --kid k",
+            "scangate keys revoke --data-dir d --file list.ndjson",
+            "scangate keys revoked --export --full",
+            "scangate keys compact",
+            "scangate keys rotate --stage 7d",
+            "scangate keys retire 0011223344556677 --set sg1 --force",
+            "scangate keys import hc1 a.pem b.pem",
+            "scangate keys import shc https://example.org/issuer a.json",
+            "scangate keys import nhs k1 a.pem --data-dir d",
+            "scangate keys import device vneid a.pem --kid k",
             "scangate decode a.jpg b.png",
             "scangate verify",
             "scangate verify -",
@@ -459,6 +333,13 @@ mod tests {
             "scangate issue device --place p --ttl forever",
             "scangate issue device --person p --class bus",
             "scangate keys revoke",
+            "scangate keys revoke --kid k --file f",
+            "scangate keys import",
+            "scangate issue revoke",
+            "scangate issue place p --name n",
+            "scangate issue bulk list.csv",
+            "scangate issue bulk list.csv --out d",
+            "scangate verify --json --plain x",
             "scangate decode",
             "scangate export --from yesterday --to today",
         ] {

@@ -262,6 +262,9 @@ sections! {
         /// Verified device tokens. About 200 bytes each: 131,072 take some 26 MB, more devices than one
         /// gateway has places.
         device_cache_entries_max: usize = 131_072, Rule::Within(1_024, 100_000_000);
+        /// How long a phone's code, which lives two minutes at most and is replaced all the time, is still
+        /// good after its end: the clocks of phone and scanner are seldom further apart.
+        rotating_skew_s: u32 = 30, Rule::Within(0, 300);
     }
 
     /// Which identifiers belong to one citizen, as a feed tells it by POST /v1/links on the admin listener.

@@ -149,7 +149,7 @@ impl Gateway {
         for key in manage::ensure_development(data_dir, UnixMillis::now())? {
             tracing::info!(key_use = ?key.key_use, "development key made");
         }
-        let keys = Arc::new(KeyStore::open(data_dir)?);
+        let keys = Arc::new(KeyStore::open_with(data_dir, config.verify.rotating_skew_s)?);
         if keys.load().is_dev() && !config.listen.addr.ip().is_loopback() {
             return Err(GatewayError::DevelopmentKeys { address: config.listen.addr });
         }

@@ -56,6 +56,12 @@ enum NotAppended {
     Refused(AppendError),
 }
 
+/// A signature that was never seen, and when its code was scanned.
+struct Unseen {
+    text: String,
+    scanned: UnixMillis,
+}
+
 /// A scan between admission and answer.
 enum Admitted<'a> {
     Fresh(InFlight<'a, Ticket, Durable>),
@@ -88,10 +94,14 @@ pub(super) async fn record(
     request: &ScanRequest<'_>,
     received: UnixMillis,
 ) -> Verdict {
-    let identified = match identify(core, &request.qr, received) {
-        Identification::Done(result) => result.map_err(Problem::from),
-        Identification::Unseen => {
-            match check_signatures(core, vec![request.qr.as_ref().to_owned()], received).await.pop() {
+    let scanned = scanned(request, received);
+    let identified = match within_skew(core, request, received).map(|()| identify(core, &request.qr, scanned))
+    {
+        Err(problem) => Err(problem),
+        Ok(Identification::Done(result)) => result.map_err(Problem::from),
+        Ok(Identification::Unseen) => {
+            let code = Unseen { text: request.qr.as_ref().to_owned(), scanned };
+            match check_signatures(core, vec![code]).await.pop() {
                 Some(result) => result,
                 None => Err(Problem::new(Outcome::Overloaded, "the signature check gave no result")),
             }
@@ -184,8 +194,15 @@ pub(super) fn within_rate(core: &Core, device: &Device, scans: u32) -> Result<()
     })
 }
 
+/// When a code was held to the scanner, by which its validity is judged: a phone's code that was good then is
+/// good however late its batch arrives. Keys and revocations are judged as they are on arrival. A clock that
+/// runs ahead can't make a scan later than its arrival.
+fn scanned(request: &ScanRequest<'_>, received: UnixMillis) -> UnixMillis {
+    request.at.map_or(received, |at| at.min(received))
+}
+
 /// Says what a code stands for, as far as that is cheap.
-fn identify(core: &Core, qr: &str, now: UnixMillis) -> Identification {
+fn identify(core: &Core, qr: &str, scanned: UnixMillis) -> Identification {
     let shared = &core.shared;
     let asserted =
         |holder, form| Identification::Done(Ok(Identified { holder, trust: Trust::Asserted, form }));
@@ -203,7 +220,7 @@ fn identify(core: &Core, qr: &str, now: UnixMillis) -> Identification {
             core.counters().cache_lookup(Cache::Token, found.is_some());
             match found {
                 Some(resolved) => {
-                    Identification::Done(resolved.validity.check(now).map(|()| proven(resolved)))
+                    Identification::Done(resolved.validity.check(scanned).map(|()| proven(resolved)))
                 }
                 None => Identification::Unseen,
             }
@@ -219,7 +236,7 @@ const fn proven(resolved: Resolved) -> Identified {
 async fn identify_all<S: Spoilt>(
     core: &Core,
     lines: &[Result<ScanRequest<'_>, S>],
-    now: UnixMillis,
+    received: UnixMillis,
 ) -> Vec<Result<Identified, Problem>> {
     let mut unseen = Vec::new();
     let mut results: Vec<_> = lines
@@ -228,10 +245,14 @@ async fn identify_all<S: Spoilt>(
         .map(|(index, line)| match line {
             // The line's own refusal stands; this placeholder is never looked at.
             Err(spoilt) => Err(spoilt.problem()),
-            Ok(request) => match identify(core, &request.qr, now) {
-                Identification::Done(result) => result.map_err(Problem::from),
-                Identification::Unseen => {
-                    unseen.push((index, request.qr.as_ref().to_owned()));
+            Ok(request) => match within_skew(core, request, received)
+                .map(|()| identify(core, &request.qr, scanned(request, received)))
+            {
+                Err(problem) => Err(problem),
+                Ok(Identification::Done(result)) => result.map_err(Problem::from),
+                Ok(Identification::Unseen) => {
+                    let text = request.qr.as_ref().to_owned();
+                    unseen.push((index, Unseen { text, scanned: scanned(request, received) }));
                     Err(Problem::new(Outcome::Overloaded, "the signature check gave no result"))
                 }
             },
@@ -239,7 +260,7 @@ async fn identify_all<S: Spoilt>(
         .collect();
     if !unseen.is_empty() {
         let (indices, tokens): (Vec<_>, Vec<_>) = unseen.into_iter().unzip();
-        let checked = check_signatures(core, tokens, now).await;
+        let checked = check_signatures(core, tokens).await;
         for (index, result) in indices.into_iter().zip(checked) {
             if let Some(slot) = results.get_mut(index) {
                 *slot = result;
@@ -250,11 +271,7 @@ async fn identify_all<S: Spoilt>(
 }
 
 /// Checks signatures on the workers and remembers the good ones. One result a token, in order.
-async fn check_signatures(
-    core: &Core,
-    tokens: Vec<String>,
-    now: UnixMillis,
-) -> Vec<Result<Identified, Problem>> {
+async fn check_signatures(core: &Core, tokens: Vec<Unseen>) -> Vec<Result<Identified, Problem>> {
     let mut jobs = Vec::with_capacity(tokens.len().div_ceil(SIGNATURES_PER_JOB));
     let mut tokens = tokens.into_iter();
     loop {
@@ -266,7 +283,7 @@ async fn check_signatures(
         let shared = Arc::clone(&core.shared);
         let job = core.shared.workers.submit(move || {
             let keys = shared.keys.load();
-            check_signatures_of(&shared, &chunk, now, &keys)
+            check_together(&shared, &chunk, &keys)
         });
         jobs.push((count, job));
     }
@@ -284,27 +301,22 @@ async fn check_signatures(
     results
 }
 
-/// Checks the signatures of one job together. One result a text, in order.
-fn check_signatures_of(
-    shared: &Shared,
-    texts: &[String],
-    now: UnixMillis,
-    keys: &Keys,
-) -> Vec<Result<Identified, Refusal>> {
+/// Checks the signatures of one job together. One result a code, in order.
+fn check_together(shared: &Shared, codes: &[Unseen], keys: &Keys) -> Vec<Result<Identified, Refusal>> {
     let unsigned = || Refusal::new(Outcome::Unrecognized, "the payload is not a signed code");
-    let forms: Vec<Result<SignedForm<'_>, Refusal>> = texts
+    let forms: Vec<Result<(SignedForm<'_>, UnixMillis), Refusal>> = codes
         .iter()
-        .map(|text| match payload::parse(text)? {
-            Claim::Signed(form) => Ok(form),
+        .map(|code| match payload::parse(&code.text)? {
+            Claim::Signed(form) => Ok((form, code.scanned)),
             Claim::Person(_) | Claim::Place(_) => Err(unsigned()),
         })
         .collect();
-    let signed: Vec<SignedForm<'_>> = forms.iter().flatten().copied().collect();
-    let mut verified = verify::signed_all(&signed, now, keys).into_iter();
+    let signed: Vec<(SignedForm<'_>, UnixMillis)> = forms.iter().flatten().copied().collect();
+    let mut verified = verify::signed_all(&signed, keys).into_iter();
     forms
         .into_iter()
         .map(|form| {
-            let form = form?;
+            let (form, _) = form?;
             let verified = verified.next().ok_or_else(unsigned)??;
             let subject = shared.identity.holder(&verified.holder)?;
             let resolved = Resolved { subject, form: verified.form, validity: verified.validity };
@@ -336,15 +348,13 @@ fn scan(
             return Err(Problem::new(Outcome::WrongSubject, "a person's device scans places, not persons"));
         }
     };
-    let at = request.at.unwrap_or(received);
-    within_skew(core, at, received)?;
     // The only place where a person's own pseudonym is taken for the citizen's.
     let linked = core.shared.links.resolve(person);
     let scan = Scan {
         person: linked.person,
         place,
         direction: request.direction,
-        at,
+        at: request.at.unwrap_or(received),
         received,
         client: core.shared.identity.client(device.key, &request.id),
         device: device.key,
@@ -357,7 +367,9 @@ fn scan(
     Ok(Ready { scan, linked })
 }
 
-fn within_skew(core: &Core, at: UnixMillis, received: UnixMillis) -> Result<(), Problem> {
+/// Whether the device's time can be believed, which is asked before anything is judged by it.
+fn within_skew(core: &Core, request: &ScanRequest<'_>, received: UnixMillis) -> Result<(), Problem> {
+    let Some(at) = request.at else { return Ok(()) };
     let limits = core.shared.limits();
     let late_s = (received.0 - at.0) / 1000;
     let (field, limit_s, value_s) = if late_s > 0 {

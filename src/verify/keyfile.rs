@@ -8,8 +8,11 @@
 //!   sg1/<kid>.json         OKP Ed25519 JWK and "epoch", "issuer", "types"
 //!   devices/<app>.<…>.json OKP Ed25519 or EC P-256 JWK; "app" in it wins over the file name's
 //!   devices/<app>.<kid>.pem  SubjectPublicKeyInfo of one of these
-//!   nhs/<kid>.pem          the same, of P-256
-//!   revoked.ndjson
+//!   hc1/*.pem              certificates of the health certificates' signers
+//!   shc/<name>.json        {"issuer":"https://…","keys":[…]}, an issuer's JWK set
+//!   nhs/<kid>.pem          SubjectPublicKeyInfo of P-256
+//!   revoked.ndjson         and revoked/*.set, see `revocations`
+//!   retired/<use>/…        out of use, without private parts; read by nobody
 //!   feed-token             the bearer token of POST /v1/links
 //! ```
 
@@ -28,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::keys::{DeviceAlgorithm, KeysError};
-use crate::scan::App;
+use crate::scan::{App, UnixMillis};
 
 /// The largest key file that is read, in bytes.
 const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
@@ -53,8 +56,24 @@ pub(crate) fn devices_dir(data_dir: &Path) -> PathBuf {
     keys_dir(data_dir).join("devices")
 }
 
+pub(crate) fn hc1_dir(data_dir: &Path) -> PathBuf {
+    keys_dir(data_dir).join("hc1")
+}
+
+pub(crate) fn shc_dir(data_dir: &Path) -> PathBuf {
+    keys_dir(data_dir).join("shc")
+}
+
 pub(crate) fn nhs_dir(data_dir: &Path) -> PathBuf {
     keys_dir(data_dir).join("nhs")
+}
+
+pub(crate) fn retired_dir(data_dir: &Path) -> PathBuf {
+    keys_dir(data_dir).join("retired")
+}
+
+pub(crate) fn revoked_dir(data_dir: &Path) -> PathBuf {
+    keys_dir(data_dir).join("revoked")
 }
 
 pub(crate) fn revoked_path(data_dir: &Path) -> PathBuf {
@@ -122,6 +141,9 @@ pub(crate) struct KeyFile {
     pub(crate) epoch: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) issuer: Option<String>,
+    /// From when on it signs, RFC 3339; it verifies from the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) not_before: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) types: Option<Vec<String>>,
     /// Made by a first start, for development only.
@@ -158,6 +180,17 @@ impl KeyFile {
     }
 }
 
+impl KeyFile {
+    /// From when on it signs, in seconds since 1970.
+    pub(crate) fn signs_from_s(&self, path: &Path) -> Result<i64, KeysError> {
+        match self.not_before.as_deref().map(UnixMillis::parse) {
+            None => Ok(i64::MIN),
+            Some(Ok(at)) => Ok(at.seconds()),
+            Some(Err(_)) => Err(KeysError::Invalid { path: path.to_owned(), field: "not_before" }),
+        }
+    }
+}
+
 /// Every key file of a directory, in file name order. A directory that is not there holds none.
 pub(crate) fn read_dir(dir: &Path) -> Result<Vec<(PathBuf, KeyFile)>, KeysError> {
     let entries = match fs::read_dir(dir) {
@@ -184,7 +217,7 @@ fn extension(path: &Path) -> Option<&str> {
     path.extension().and_then(OsStr::to_str)
 }
 
-fn read_key(path: &Path) -> Result<KeyFile, KeysError> {
+pub(crate) fn read_key(path: &Path) -> Result<KeyFile, KeysError> {
     let (bytes, mode) = read(path)?;
     let mut key = if extension(path) == Some("pem") { read_pem(path, &bytes)? } else { parse(path, &bytes)? };
     if key.d.is_some() {
@@ -211,6 +244,11 @@ const P256_SPKI: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
     0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
+
+/// Whether a SubjectPublicKeyInfo is of P-256, its point uncompressed.
+pub(crate) fn is_p256(spki: &[u8]) -> bool {
+    spki.strip_prefix(&P256_SPKI).is_some_and(|point| point.len() == 65 && point.first() == Some(&0x04))
+}
 
 /// A PEM public key; its kid is its file name without an app's name before it and `.pem` behind it.
 fn read_pem(path: &Path, bytes: &[u8]) -> Result<KeyFile, KeysError> {
@@ -242,6 +280,7 @@ fn read_pem(path: &Path, bytes: &[u8]) -> Result<KeyFile, KeysError> {
         app: None,
         epoch: None,
         issuer: None,
+        not_before: None,
         types: None,
         dev: false,
         created: None,
@@ -259,15 +298,20 @@ pub(crate) fn parse<T: serde::de::DeserializeOwned>(path: &Path, bytes: &[u8]) -
 
 /// Reads a small file into memory that is zeroed afterwards, with its mode.
 pub(crate) fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), KeysError> {
+    read_up_to(path, KEY_FILE_BYTES_MAX)
+}
+
+/// The same with another bound, in bytes.
+pub(crate) fn read_up_to(path: &Path, bytes_max: u64) -> Result<(Zeroizing<Vec<u8>>, u32), KeysError> {
     let io = |source| KeysError::io("read", path, source);
     let mut file = File::open(path).map_err(io)?;
     let metadata = file.metadata().map_err(io)?;
-    if metadata.len() > KEY_FILE_BYTES_MAX {
-        return Err(KeysError::TooLarge { path: path.to_owned(), limit: KEY_FILE_BYTES_MAX });
+    if metadata.len() > bytes_max {
+        return Err(KeysError::TooLarge { path: path.to_owned(), limit: bytes_max });
     }
     // Room for the whole file at once: growing would leave copies of the secret behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1));
-    (&mut file).take(KEY_FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(io)?;
+    (&mut file).take(bytes_max).read_to_end(&mut bytes).map_err(io)?;
     Ok((bytes, metadata.mode() & 0o7777))
 }
 
@@ -279,14 +323,15 @@ pub(crate) fn check_mode(path: &Path, mode: u32) -> Result<(), KeysError> {
 
 /// Makes the key directories, closed to everyone else.
 pub(crate) fn create_dirs(data_dir: &Path) -> Result<(), KeysError> {
-    for dir in [keys_dir(data_dir), sg1_dir(data_dir), devices_dir(data_dir)] {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .map_err(|source| KeysError::io("create", &dir, source))?;
-    }
-    Ok(())
+    [keys_dir(data_dir), sg1_dir(data_dir), devices_dir(data_dir), revoked_dir(data_dir)]
+        .iter()
+        .try_for_each(|dir| create_dir(dir))
+}
+
+/// Makes one directory, closed to everyone else.
+pub(crate) fn create_dir(dir: &Path) -> Result<(), KeysError> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(dir).map_err(|source| KeysError::io("create", dir, source))
 }
 
 /// Held while keys are made, so that two starts, or a start and the command line, make them once.
@@ -301,16 +346,22 @@ pub(crate) fn lock(data_dir: &Path) -> Result<File, KeysError> {
 /// Writes a new file with mode 0600: whole and durable, or not there. A file that exists is left alone
 /// and is an error. The caller holds [`lock`], so nobody takes the name between the look and the rename.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), KeysError> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let io = |source| KeysError::io("write", path, source);
-    if path.try_exists().map_err(io)? {
+    if path.try_exists().map_err(|source| KeysError::io("write", path, source))? {
         return Err(KeysError::Exists { path: path.to_owned() });
     }
-    let mut nonce = [0_u8; 8];
-    rand::fill(&mut nonce).map_err(|_| KeysError::Random)?;
-    let temporary = dir.join(format!(".new-{}", hex(&nonce)));
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(io)?;
+    write_and_rename(path, bytes)
+}
+
+/// Writes a file with mode 0600 over the present one, if any: the one or the other is there, whole.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), KeysError> {
+    write_and_rename(path, bytes)
+}
+
+fn write_and_rename(path: &Path, bytes: &[u8]) -> Result<(), KeysError> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let io = |source| KeysError::io("write", path, source);
+    let temporary = temporary(dir)?;
+    let mut file = create_closed(&temporary).map_err(io)?;
     let written =
         file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, path));
     if let Err(source) = written {
@@ -319,6 +370,26 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), KeysError> {
         return Err(io(source));
     }
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)
+}
+
+/// What names of files begin with that are not whole yet.
+const TEMPORARY: &str = ".new-";
+
+/// A name in this directory that nobody reads.
+pub(crate) fn temporary(dir: &Path) -> Result<PathBuf, KeysError> {
+    let mut nonce = [0_u8; 8];
+    rand::fill(&mut nonce).map_err(|_| KeysError::Random)?;
+    Ok(dir.join(format!("{TEMPORARY}{}", hex(&nonce))))
+}
+
+/// Whether a file was left behind half written.
+pub(crate) fn is_temporary(path: &Path) -> bool {
+    path.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with(TEMPORARY))
+}
+
+/// A new file that only its owner may read.
+pub(crate) fn create_closed(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Lowercase hexadecimal.

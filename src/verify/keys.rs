@@ -17,9 +17,10 @@ use zeroize::Zeroizing;
 
 use super::batch::BatchKey;
 use super::keyfile::{self, KeyFile, Secret};
+pub use super::kid::Kid;
 use super::nhs::NhsKey;
-use super::revocations::Revocations;
-use super::sg1::TokenKind;
+use super::revocations::{Counted, Revocations};
+use super::sg1::{ROTATING_SKEW_S, TokenKind};
 use super::trust::{Hc1Key, ShcKey, Trust};
 use crate::scan::{App, CheckinId};
 
@@ -88,6 +89,22 @@ pub enum KeysError {
         /// Line, from 1.
         line: usize,
     },
+    /// A set of revocations isn't what was once written.
+    #[error("{path}: the set of revocations is damaged: {problem} is wrong; restore it from a backup")]
+    RevokedSet {
+        /// The file.
+        path: PathBuf,
+        /// What about it.
+        problem: &'static str,
+    },
+    /// There is no room for another line of revocations.
+    #[error("{path}: must be at most {limit} bytes; `scangate keys compact` makes room")]
+    RevokedFull {
+        /// The file.
+        path: PathBuf,
+        /// The limit in bytes.
+        limit: u64,
+    },
     /// A file is larger than any key file is.
     #[error("{path}: must be at most {limit} bytes")]
     TooLarge {
@@ -127,6 +144,36 @@ pub enum KeysError {
     NoPrivateKey {
         /// The directory that was searched.
         path: PathBuf,
+    },
+    /// No key has this id.
+    #[error("there is no {key_use} key `{kid}`; `scangate keys list` shows those there are")]
+    NoSuchKey {
+        /// What the key is for.
+        key_use: &'static str,
+        /// The id.
+        kid: String,
+    },
+    /// A key can't be taken out of use while it signs.
+    #[error("key `{kid}` signs now; `scangate keys rotate` first")]
+    Signs {
+        /// The id.
+        kid: String,
+    },
+    /// A key can't be taken out of use while what it signed is valid.
+    #[error("key `{kid}` signed what is valid until {until}; retire it after that, or use --force")]
+    StillNeeded {
+        /// The id.
+        kid: String,
+        /// When the last of it ends, RFC 3339.
+        until: String,
+    },
+    /// A file to import isn't what it should be.
+    #[error("{path}: must be {expected}")]
+    Import {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        expected: &'static str,
     },
     /// The system's random source failed.
     #[error("the system's random source failed")]
@@ -203,63 +250,6 @@ impl Pepper {
     }
 }
 
-/// An SG1 key id: 4 to 8 bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Kid {
-    bytes: [u8; 8],
-    length: u8,
-}
-
-impl Kid {
-    /// The id with these bytes, if there are 4 to 8.
-    pub fn new(id: &[u8]) -> Option<Self> {
-        if !(4..=8).contains(&id.len()) {
-            return None;
-        }
-        let mut bytes = [0; 8];
-        for (to, from) in bytes.iter_mut().zip(id) {
-            *to = *from;
-        }
-        Some(Self { bytes, length: u8::try_from(id.len()).ok()? })
-    }
-
-    /// The id that a public key gets: the first eight bytes of its SHA-256.
-    pub fn of_public_key(public: &[u8]) -> Self {
-        let hash = digest::digest(&digest::SHA256, public);
-        Self { bytes: hash.as_ref().first_chunk().copied().unwrap_or_default(), length: 8 }
-    }
-
-    /// Reads the hexadecimal form.
-    pub fn parse(text: &str) -> Option<Self> {
-        match text.len() {
-            8 => Self::new(&keyfile::unhex::<4>(text)?),
-            10 => Self::new(&keyfile::unhex::<5>(text)?),
-            12 => Self::new(&keyfile::unhex::<6>(text)?),
-            14 => Self::new(&keyfile::unhex::<7>(text)?),
-            16 => Self::new(&keyfile::unhex::<8>(text)?),
-            _ => None,
-        }
-    }
-
-    /// Its bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.length)).unwrap_or(&self.bytes)
-    }
-}
-
-/// Lowercase hexadecimal.
-impl fmt::Display for Kid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.as_bytes().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Kid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Kid({self})")
-    }
-}
-
 /// A public key that SG1 tokens are verified with.
 pub struct Sg1Key {
     /// The epoch that its tokens must name.
@@ -325,6 +315,7 @@ pub struct Keys {
     nhs: Vec<NhsKey>,
     revocations: Revocations,
     dev: bool,
+    rotating_skew_s: u32,
 }
 
 impl fmt::Debug for Keys {
@@ -342,9 +333,14 @@ impl fmt::Debug for Keys {
 impl Keys {
     /// Reads the keys and revocations under a data directory.
     pub fn load(data_dir: &Path) -> Result<Self, KeysError> {
-        let (revocations, revoked_bytes) = Revocations::load(&keyfile::revoked_path(data_dir))?;
+        Self::load_after(data_dir, None)
+    }
+
+    /// The same, with revocations whose files haven't changed since `before` taken from it.
+    fn load_after(data_dir: &Path, before: Option<&Self>) -> Result<Self, KeysError> {
+        let revocations = Revocations::load(data_dir, before.map(|before| &before.revocations))?;
         let mut hash = digest::Context::new(&digest::SHA256);
-        hash.update(&revoked_bytes);
+        revocations.fingerprint(&mut hash);
         let mut keys = Self {
             generation: 0,
             fingerprint: [0; 32],
@@ -354,6 +350,7 @@ impl Keys {
             nhs: Vec::new(),
             revocations,
             dev: has_dev_pepper(data_dir)?,
+            rotating_skew_s: before.map_or(ROTATING_SKEW_S, Self::rotating_skew_s),
         };
         for (path, file) in keyfile::read_dir(&keyfile::sg1_dir(data_dir))? {
             keys.add_sg1(&path, &file)?;
@@ -390,7 +387,7 @@ impl Keys {
         let key = Sg1Key {
             epoch: file.epoch.ok_or_else(|| invalid("epoch"))?,
             issuer: file.issuer.clone().ok_or_else(|| invalid("issuer"))?,
-            revoked: self.revocations.kid(&kid.to_string()),
+            revoked: self.is_kid_revoked(&kid.to_string()),
             kinds,
             public: ParsedPublicKey::new(&ED25519, &public).map_err(|_| invalid("x"))?,
             batch: BatchKey::new(&public),
@@ -418,7 +415,7 @@ impl Keys {
                 DecodingKey::from_ec_der(&public)
             }
         };
-        let revoked = self.revocations.kid(&file.kid);
+        let revoked = self.is_kid_revoked(&file.kid);
         self.issuers.push(IssuerKey { app, kid: file.kid.clone(), algorithm, revoked, decoding });
         self.dev |= file.dev;
         Ok(())
@@ -428,7 +425,7 @@ impl Keys {
         if self.nhs_key(&file.kid).is_some() {
             return Err(KeysError::DuplicateKid { path: path.to_owned(), kid: file.kid.clone() });
         }
-        self.nhs.push(NhsKey::read(path, file, self.revocations.kid(&file.kid))?);
+        self.nhs.push(NhsKey::read(path, file, self.is_kid_revoked(&file.kid))?);
         Ok(())
     }
 
@@ -452,11 +449,6 @@ impl Keys {
         self.trust.shc(kid)
     }
 
-    /// Whether a health certificate's or card's hash is revoked.
-    pub fn is_dcc_revoked(&self, hash: &[u8; 16]) -> bool {
-        self.revocations.dcc(hash)
-    }
-
     /// The key with this id that NHS place posters are signed with.
     pub fn nhs_key(&self, kid: &str) -> Option<&NhsKey> {
         self.nhs.iter().find(|key| key.kid == kid)
@@ -474,12 +466,34 @@ impl Keys {
 
     /// Whether a device is revoked.
     pub fn is_device_revoked(&self, app: App, sub: &str) -> bool {
-        self.revocations.device(app, sub)
+        self.revocations.device(app, sub).is_some()
     }
 
     /// Whether a key id is revoked.
     pub fn is_kid_revoked(&self, kid: &str) -> bool {
+        self.kid_revoked_since_s(kid).is_some()
+    }
+
+    /// Since when a key id is revoked, in seconds since 1970.
+    pub fn kid_revoked_since_s(&self, kid: &str) -> Option<i64> {
         self.revocations.kid(kid)
+    }
+
+    /// Whether a health certificate is revoked, by one of the hashes of the EU's lists: the first 16 bytes
+    /// of the SHA-256 of its UCI, of country and UCI, or of its signature (Implementing Decision (EU)
+    /// 2022/483). Or a SMART Health Card, by the hash of its holder's name.
+    pub fn is_dcc_revoked(&self, hash: &[u8; 16]) -> bool {
+        self.revocations.dcc(hash).is_some()
+    }
+
+    /// How much is revoked, by kind.
+    pub fn revoked_counts(&self) -> Vec<Counted> {
+        self.revocations.counted()
+    }
+
+    /// How long a phone's code is still good after its end, in seconds.
+    pub const fn rotating_skew_s(&self) -> u32 {
+        self.rotating_skew_s
     }
 
     /// Whether the pepper or any key was made by a first start, for development only.
@@ -532,9 +546,15 @@ impl fmt::Debug for KeyStore {
 impl KeyStore {
     /// Reads the keys under a data directory.
     pub fn open(data_dir: &Path) -> Result<Self, KeysError> {
+        Self::open_with(data_dir, ROTATING_SKEW_S)
+    }
+
+    /// The same, with another tolerance for phones' codes, in seconds: `verify.rotating_skew_s`.
+    pub fn open_with(data_dir: &Path, rotating_skew_s: u32) -> Result<Self, KeysError> {
+        let keys = Keys { rotating_skew_s, ..Keys::load(data_dir)? };
         Ok(Self {
             data_dir: data_dir.to_owned(),
-            current: ArcSwap::from_pointee(Keys::load(data_dir)?),
+            current: ArcSwap::from_pointee(keys),
             generations: AtomicU64::new(0),
             reloading: Mutex::new(()),
         })
@@ -548,7 +568,7 @@ impl KeyStore {
     /// Reads the keys again; true if they changed. On error the old snapshot stays.
     pub fn reload(&self) -> Result<bool, KeysError> {
         let _one = self.reloading.lock();
-        let mut keys = Keys::load(&self.data_dir)?;
+        let mut keys = Keys::load_after(&self.data_dir, Some(&self.current.load()))?;
         if keys.fingerprint == self.current.load().fingerprint {
             return Ok(false);
         }

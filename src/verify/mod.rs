@@ -5,9 +5,12 @@ mod batch;
 mod cbor;
 mod feed_token;
 mod keyfile;
-mod revocations;
+mod kid;
 mod trust;
 mod unpack;
+pub mod import;
+pub mod issued;
+pub mod revocations;
 pub mod cache;
 pub mod keys;
 pub mod manage;
@@ -20,10 +23,10 @@ pub mod shc;
 pub use cache::{Resolved, ResolvedSubject, TokenCache};
 pub use feed_token::FeedToken;
 pub use hc1::hc1;
-pub(crate) use keyfile::hex;
+pub(crate) use keyfile::{hex, unhex};
 pub use keys::{DeviceAlgorithm, IssuerKey, KeyStore, Keys, KeysError, Kid, Pepper, Sg1Key};
 pub use nhs::{NhsKey, nhs};
-pub use revocations::Revocation;
+pub use revocations::{Counted, Revocation};
 pub use sg1::{TokenKind, sg1, sg1_all};
 pub use shc::shc;
 pub use trust::{Hc1Key, ShcKey};
@@ -58,6 +61,17 @@ pub enum Holder {
     NhsVenue(String),
 }
 
+impl Holder {
+    /// What it is.
+    pub const fn kind(&self) -> TokenKind {
+        match self {
+            Self::Cti(kind, _) => *kind,
+            Self::Person { .. } => TokenKind::Person,
+            Self::NhsVenue(_) => TokenKind::Place,
+        }
+    }
+}
+
 /// Shows the kind only: the value leads to a person.
 impl std::fmt::Debug for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -82,7 +96,7 @@ impl Validity {
     /// For codes that neither begin nor end.
     pub const ALWAYS: Self = Self { from_s: i64::MIN, until_s: i64::MAX };
 
-    /// Whether `now` lies within.
+    /// Whether `now` lies within: the time of the scan, or the arrival where a device's clock runs ahead.
     ///
     /// # Errors
     /// Not yet, or not any more.
@@ -112,21 +126,21 @@ pub fn signed(form: SignedForm<'_>, now: UnixMillis, keys: &Keys) -> Result<Veri
     }
 }
 
-/// Verifies signed codes, those of one issuer's format together where that is cheaper. One result a code, in
-/// order, each as [`signed`] gives it (for SG1 see `batch`).
-pub fn signed_all(forms: &[SignedForm<'_>], now: UnixMillis, keys: &Keys) -> Vec<Result<Verified, Refusal>> {
-    let tokens: Vec<&str> = forms.iter().copied().filter_map(sg1_text).collect();
-    let mut tokens = sg1_all(&tokens, now, keys).into_iter();
-    forms
+/// Verifies signed codes, each at its own time, those of one issuer's format together where that is cheaper. One
+/// result a code, in order, each as [`signed`] gives it (for SG1 see `batch`).
+pub fn signed_all(codes: &[(SignedForm<'_>, UnixMillis)], keys: &Keys) -> Vec<Result<Verified, Refusal>> {
+    let tokens: Vec<(&str, UnixMillis)> =
+        codes.iter().filter_map(|(form, now)| Some((sg1_text(*form)?, *now))).collect();
+    let mut tokens = sg1_all(&tokens, keys).into_iter();
+    codes
         .iter()
-        .map(|form| match sg1_text(*form).and_then(|_| tokens.next()) {
+        .map(|(form, now)| match sg1_text(*form).and_then(|_| tokens.next()) {
             Some(token) => token.map(Verified::from),
-            None => signed(*form, now, keys),
+            None => signed(*form, *now, keys),
         })
         .collect()
 }
 
-#[allow(unreachable_patterns, clippy::unnecessary_wraps, reason = "there may be one signed format or more")]
 const fn sg1_text(form: SignedForm<'_>) -> Option<&str> {
     match form {
         SignedForm::Sg1(text) => Some(text),

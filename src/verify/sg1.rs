@@ -7,7 +7,8 @@
 //!
 //! - Every byte is either signed or fixed, so a token has exactly one text.
 //! - The signature is checked before any claim is looked at.
-//! - `exp` is exact; `iat` may lie up to [`SKEW_S`] ahead, for an issuer whose clock runs fast.
+//! - `exp` is exact, but for a token that lives no longer than [`ROTATING_TTL_S_MAX`]: that one is good for
+//!   `verify.rotating_skew_s` more. `iat` may lie up to [`SKEW_S`] ahead, for an issuer whose clock runs fast.
 //!
 //! The envelope is read with `cbor` and not through a general COSE type: that would allocate a
 //! dozen times and cost a tenth of the signature check, on the path that bounds how many never-seen
@@ -24,6 +25,13 @@ use super::{Holder, Validity, Verified};
 
 /// How far an issuer's clock may run ahead, in seconds.
 pub const SKEW_S: i64 = 300;
+
+/// The longest lifetime of a token that is reissued all the time, as a phone's is, in seconds.
+pub const ROTATING_TTL_S_MAX: i64 = 120;
+
+/// How long such a token is still good after its end unless the configuration says otherwise, in seconds: a
+/// phone's clock is off by some seconds, and so is a scanner's.
+pub const ROTATING_SKEW_S: u32 = 30;
 
 /// COSE's number for EdDSA.
 const ALG_EDDSA: i64 = -8;
@@ -95,17 +103,20 @@ pub struct Sg1 {
     pub issued_at_s: i64,
     /// When it ends, in seconds since 1970.
     pub expires_at_s: i64,
+    /// When it may be used, the tolerance for clocks included.
+    pub validity: Validity,
 }
 
-impl Sg1 {
-    fn validity(&self) -> Validity {
-        Validity { from_s: self.issued_at_s.saturating_sub(SKEW_S), until_s: self.expires_at_s }
-    }
+fn validity(issued_at_s: i64, expires_at_s: i64, rotating_skew_s: u32) -> Validity {
+    let lifetime_s = expires_at_s.saturating_sub(issued_at_s);
+    let rotates = (1..=ROTATING_TTL_S_MAX).contains(&lifetime_s);
+    let skew_s = if rotates { i64::from(rotating_skew_s) } else { 0 };
+    Validity { from_s: issued_at_s.saturating_sub(SKEW_S), until_s: expires_at_s.saturating_add(skew_s) }
 }
 
 impl From<Sg1> for Verified {
     fn from(token: Sg1) -> Self {
-        Self { holder: Holder::Cti(token.kind, token.cti), form: Form::Sg1, validity: token.validity() }
+        Self { holder: Holder::Cti(token.kind, token.cti), form: Form::Sg1, validity: token.validity }
     }
 }
 
@@ -120,10 +131,10 @@ pub fn sg1(text: &str, now: UnixMillis, keys: &Keys) -> Result<Sg1, Refusal> {
     opened.token(holds, now, keys)
 }
 
-/// Verifies tokens, their signatures together. One result a text, in order, the same as [`sg1`]'s but for what
-/// `batch` says of it.
-pub fn sg1_all(texts: &[&str], now: UnixMillis, keys: &Keys) -> Vec<Result<Sg1, Refusal>> {
-    let decoded: Vec<_> = texts.iter().map(|text| decode(text)).collect();
+/// Verifies tokens, each at its own time, their signatures together. One result a token, in order, the same as
+/// [`sg1`]'s but for what `batch` says of it.
+pub fn sg1_all(tokens: &[(&str, UnixMillis)], keys: &Keys) -> Vec<Result<Sg1, Refusal>> {
+    let decoded: Vec<_> = tokens.iter().map(|(text, _)| decode(text)).collect();
     let opened: Vec<_> = decoded
         .iter()
         .map(|bytes| bytes.as_ref().map_err(|refusal| *refusal).and_then(|bytes| Opened::new(bytes, keys)))
@@ -132,8 +143,9 @@ pub fn sg1_all(texts: &[&str], now: UnixMillis, keys: &Keys) -> Vec<Result<Sg1, 
     let mut verdicts = batch::hold(&claimed).into_iter();
     opened
         .iter()
-        .map(|opened| match opened {
-            Ok(opened) => opened.token(verdicts.next().unwrap_or_default(), now, keys),
+        .zip(tokens)
+        .map(|(opened, (_, now))| match opened {
+            Ok(opened) => opened.token(verdicts.next().unwrap_or_default(), *now, keys),
             Err(refusal) => Err(*refusal),
         })
         .collect()
@@ -191,13 +203,30 @@ impl<'a> Opened<'a> {
             kid,
             issued_at_s: claims.issued_at_s,
             expires_at_s: claims.expires_at_s,
+            validity: validity(claims.issued_at_s, claims.expires_at_s, keys.rotating_skew_s()),
         };
-        token.validity().check(now)?;
+        token.validity.check(now)?;
         if keys.is_cti_revoked(&token.cti, token.issued_at_s) {
             return Err(Refusal::new(Outcome::Revoked, "the SG1 token has been revoked"));
         }
         Ok(token)
     }
+}
+
+/// What a token says of itself, with nothing of it checked: for explanations of a verdict.
+pub(crate) struct Unverified {
+    pub(crate) kid: Kid,
+    pub(crate) cti: [u8; 16],
+    pub(crate) expires_at_s: i64,
+}
+
+/// Reads a token, prefix included, without believing it; none for any other code.
+pub(crate) fn unverified(text: &str) -> Option<Unverified> {
+    let bytes = decode(text).ok()?;
+    let envelope = envelope(&bytes)?;
+    let kid = protected(envelope.protected).ok()?;
+    let claims = claims(envelope.payload)?;
+    Some(Unverified { kid, cti: claims.cti, expires_at_s: claims.expires_at_s })
 }
 
 const UNREADABLE: Refusal =

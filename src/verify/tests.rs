@@ -9,7 +9,10 @@ use ciborium::value::Value;
 use coset::{CborSerializable, CoseSign1};
 use proptest::prelude::*;
 
-use super::manage::{KeyUse, ensure_development, keys_generate, keys_list, keys_revoke, keys_rotate};
+use super::manage::{
+    KeyState, KeyUse, ensure_development, keys_generate, keys_list, keys_retire, keys_revoke, keys_rotate,
+    keys_stage,
+};
 use super::*;
 use crate::issue::{issue_person, issue_place, sg1_token};
 use crate::payload::SG1_PREFIX;
@@ -42,7 +45,7 @@ struct Forge {
 
 impl Forge {
     fn new(dir: &Path) -> Self {
-        let key = manage::sg1_signing_key(dir).unwrap();
+        let key = manage::sg1_signing_key(dir, NOW).unwrap();
         Self { kid: Kid::parse(&key.kid).unwrap(), pair: key.pair }
     }
 
@@ -148,13 +151,13 @@ fn validity_has_exact_bounds() {
     let dir = data_dir();
     let keys = Keys::load(dir.path()).unwrap();
     let forge = Forge::new(dir.path());
-    let token = forge.token(TokenKind::Person, NOW_S, NOW_S + 60);
+    let token = forge.token(TokenKind::Person, NOW_S, NOW_S + 121);
     for (now, expected) in [
         (after(-301), Some(Outcome::NotYetValid)),
         (after(-300), None),
         (NOW, None),
-        (UnixMillis(after(60).0 - 1), None),
-        (after(60), Some(Outcome::Expired)),
+        (UnixMillis(after(121).0 - 1), None),
+        (after(121), Some(Outcome::Expired)),
         (UnixMillis(i64::MAX), Some(Outcome::Expired)),
         (UnixMillis(i64::MIN), Some(Outcome::NotYetValid)),
     ] {
@@ -164,6 +167,27 @@ fn validity_has_exact_bounds() {
     }
     let backwards = forge.token(TokenKind::Person, NOW_S, NOW_S - 1);
     assert_eq!(outcome(sg1(&backwards, NOW, &keys)), Some(Outcome::Expired));
+}
+
+#[test]
+fn a_code_that_rotates_has_the_configured_grace_after_its_end() {
+    let dir = data_dir();
+    let forge = Forge::new(dir.path());
+    for (skew_s, lifetime_s, good_until_s) in
+        [(30, 60, 90), (30, 120, 150), (30, 121, 121), (0, 60, 60), (300, 90, 390)]
+    {
+        let store = KeyStore::open_with(dir.path(), skew_s).unwrap();
+        let token = forge.token(TokenKind::Person, NOW_S, NOW_S + lifetime_s);
+        let verified = sg1(&token, NOW, &store.load()).unwrap();
+        assert_eq!(verified.expires_at_s, NOW_S + lifetime_s, "the claim itself");
+        assert_eq!(outcome(sg1(&token, after(good_until_s - 1), &store.load())), None);
+        assert_eq!(outcome(sg1(&token, after(good_until_s), &store.load())), Some(Outcome::Expired));
+        assert_eq!(outcome(verified.validity.check(after(good_until_s))), Some(Outcome::Expired));
+        // It stays as configured over a reload.
+        keys_rotate(dir.path(), KeyUse::Device(App::Vneid), NOW).unwrap();
+        assert!(store.reload().unwrap());
+        assert_eq!(store.load().rotating_skew_s(), skew_s);
+    }
 }
 
 #[test]
@@ -322,6 +346,59 @@ fn rotation_keeps_old_codes_and_revoking_a_key_ends_them() {
     assert_eq!(listed.iter().filter(|key| key.revoked).count(), 1);
     keys_revoke(dir.path(), &Revocation::Kid(other.kid.to_string()), NOW).unwrap();
     assert!(issue_place(dir.path(), "gate 4", HOUR, NOW).is_err(), "no key is left to sign with");
+}
+
+#[test]
+fn a_staged_key_verifies_at_once_and_signs_when_its_time_has_come() {
+    let dir = data_dir();
+    let now = UnixMillis::now();
+    let later = UnixMillis(now.0 + 3_600_000);
+    let first = keys_list(dir.path()).unwrap()[1].kid.clone();
+    let staged = keys_stage(dir.path(), KeyUse::Sg1, Some(later), now).unwrap();
+    let state =
+        |kid: &str| keys_list(dir.path()).unwrap().into_iter().find(|key| key.kid == kid).unwrap().state;
+    assert_eq!((state(&first), state(&staged.kid)), (KeyState::Active, KeyState::Staged));
+    let signer = |at| manage::sg1_signing_key(dir.path(), at).unwrap().kid;
+    assert_eq!((signer(now), signer(later)), (first.clone(), staged.kid.clone()));
+    // What it signs elsewhere is accepted here already.
+    let token = issue_place(dir.path(), "gate 4", HOUR, later).unwrap();
+    let verified = sg1(&token, later, &Keys::load(dir.path()).unwrap()).unwrap();
+    assert_eq!(verified.kid.to_string(), staged.kid);
+    let next = keys_rotate(dir.path(), KeyUse::Sg1, now).unwrap();
+    assert_eq!((state(&first), state(&next.kid)), (KeyState::Verifying, KeyState::Active));
+    keys_revoke(dir.path(), &Revocation::Kid(first.clone()), now).unwrap();
+    assert_eq!(state(&first), KeyState::Revoked);
+    let file = std::fs::read_to_string(&staged.path).unwrap();
+    std::fs::write(&staged.path, file.replace("\"not_before\": \"", "\"not_before\": \"x")).unwrap();
+    let error = keys_list(dir.path()).unwrap_err();
+    assert!(matches!(error, KeysError::Invalid { field: "not_before", .. }), "{error}");
+}
+
+#[test]
+fn a_key_is_retired_when_nothing_that_it_signed_is_valid() {
+    let dir = data_dir();
+    let now = UnixMillis::now();
+    let old = keys_list(dir.path()).unwrap()[1].kid.clone();
+    let retire = |kid: &str, force| keys_retire(dir.path(), KeyUse::Sg1, kid, force, now);
+    assert!(matches!(retire("0011223344556677", false), Err(KeysError::NoSuchKey { .. })));
+    assert!(matches!(retire(&old, true), Err(KeysError::Signs { .. })));
+    let token = issue_place(dir.path(), "gate 4", HOUR, now).unwrap();
+    issued::record(dir.path(), &old, issued::What::Codes(1), now.seconds() + 3600, now).unwrap();
+    issued::record(dir.path(), &old, issued::What::Device, now.seconds() + 1800, now).unwrap();
+    issued::record(dir.path(), &old, issued::What::Codes(1), now.seconds() + 90, now).unwrap();
+    let signed = issued::load(dir.path()).unwrap().0.remove(&old).unwrap();
+    assert_eq!((signed.codes, signed.devices), (1, 1), "a code of 90 seconds isn't counted");
+    keys_rotate(dir.path(), KeyUse::Sg1, now).unwrap();
+    assert!(matches!(retire(&old, false), Err(KeysError::StillNeeded { .. })));
+    let retired = retire(&old, true).unwrap();
+    let file: serde_json::Value = serde_json::from_slice(&std::fs::read(retired).unwrap()).unwrap();
+    assert!(file.get("d").is_none() && file.get("x").is_some());
+    let keys = Keys::load(dir.path()).unwrap();
+    assert_eq!(outcome(sg1(&token, now, &keys)), Some(Outcome::UnknownKey));
+    assert!(keys_list(dir.path()).unwrap().iter().all(|key| key.kid != old));
+    // Epochs go on, and one whose codes are over goes without force.
+    let third = keys_rotate(dir.path(), KeyUse::Sg1, now).unwrap();
+    assert_eq!(third.epoch, Some(3));
 }
 
 #[test]

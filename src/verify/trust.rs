@@ -130,10 +130,10 @@ impl Trust {
             key_set(&path, &bytes, &mut trust.shc)?;
         }
         for key in &mut trust.hc1 {
-            key.revoked = revocations.kid(&keyfile::hex(&key.kid));
+            key.revoked = revocations.kid(&keyfile::hex(&key.kid)).is_some();
         }
         for key in &mut trust.shc {
-            key.revoked = revocations.kid(&key.kid);
+            key.revoked = revocations.kid(&key.kid).is_some();
         }
         // A trust list holds a certificate once, but two of them may both be here.
         trust.hc1.sort_by_key(|key| key.kid);
