@@ -19,11 +19,13 @@ pub fn pin(core: usize) -> Result<()> {
     }
 }
 
-/// Makes the calling thread give way to the others of this process.
+/// Makes the calling thread run only when no other wants its core.
 pub fn give_way() {
-    // SAFETY: the call takes integers; 0 is the calling thread. Refused, it costs precision only.
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the pointer is to a value that outlives the call; 0 is the calling thread. Refused, it costs
+    // precision only.
     unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, 10);
+        libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters);
     }
 }
 

@@ -137,11 +137,14 @@ fn note(stage: &mut Stage<'_>, first: usize, stretch_s: usize, pairs: usize, cap
         values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
     };
     let round = |value: f64| (value * 1000.0).round() / 1000.0;
+    #[allow(clippy::cast_precision_loss)] // As above.
+    let offered = all.answers.values().sum::<u64>() as f64;
     let figures = [
         (LOADED_BY_IDLE, median(&mut ratios)),
         ("payload p99 ms without frames", median(&mut idle)),
         ("payload p99 ms with frames", median(&mut loaded)),
-        ("frames offered a second", capacity * OFFERED),
+        ("frames offered a second", offered / all.elapsed_s),
+        ("frames meant to be offered a second", capacity * OFFERED),
     ];
     stage.notes.extend(figures.map(|(name, value)| (name.to_owned(), round(value))));
     for (answer, count) in &all.answers {
@@ -281,6 +284,7 @@ impl Offered {
 
     fn add(&mut self, other: Self) {
         self.ledger.merge(other.ledger);
+        self.elapsed_s += other.elapsed_s;
         for (answer, count) in other.answers {
             *self.answers.entry(answer).or_default() += count;
         }
