@@ -3,7 +3,6 @@
 //! starts with. What loads there loads in the gateway.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
@@ -271,14 +270,14 @@ pub(super) fn foreign_keys(data_dir: &Path, revoked: &Revocations) -> Result<Vec
             path: path.to_owned(),
         });
     };
-    for path in files(&keyfile::hc1_dir(data_dir), "pem")? {
+    for path in keyfile::files(&keyfile::hc1_dir(data_dir), &["pem"])? {
         let (bytes, _) = keyfile::read_up_to(&path, IMPORT_BYTES_MAX)?;
         for certificate in CertificateDer::pem_slice_iter(&bytes) {
             let certificate = certificate.map_err(|_| wrong(&path, "PEM with one certificate or more"))?;
             add(KeyUse::Hc1, Kid::of_public_key(&certificate).to_string(), "X.509", None, &path);
         }
     }
-    for path in files(&keyfile::shc_dir(data_dir), "json")? {
+    for path in keyfile::files(&keyfile::shc_dir(data_dir), &["json"])? {
         let (bytes, _) = keyfile::read_up_to(&path, IMPORT_BYTES_MAX)?;
         let set: IssuerFile = keyfile::parse(&path, &bytes)?;
         for key in &set.keys {
@@ -290,24 +289,6 @@ pub(super) fn foreign_keys(data_dir: &Path, revoked: &Revocations) -> Result<Vec
         add(KeyUse::Nhs, key.kid, "ES256", None, &path);
     }
     Ok(list)
-}
-
-/// The files of a directory with this extension, by name. A directory that is not there has none.
-fn files(dir: &Path, extension: &str) -> Result<Vec<PathBuf>, KeysError> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(KeysError::io("list", dir, source)),
-    };
-    let mut paths = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|source| KeysError::io("list", dir, source))?.path();
-        if path.extension().is_some_and(|own| own == extension) {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
 }
 
 #[cfg(test)]

@@ -193,6 +193,13 @@ impl KeyFile {
 
 /// Every key file of a directory, in file name order. A directory that is not there holds none.
 pub(crate) fn read_dir(dir: &Path) -> Result<Vec<(PathBuf, KeyFile)>, KeysError> {
+    let paths = files(dir, &["json", "pem"])?;
+    paths.into_iter().map(|path| read_key(&path).map(|key| (path, key))).collect()
+}
+
+/// The files of a directory with one of these extensions, in name order, hidden ones left out. A directory
+/// that is not there has none.
+pub(crate) fn files(dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, KeysError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -202,7 +209,7 @@ pub(crate) fn read_dir(dir: &Path) -> Result<Vec<(PathBuf, KeyFile)>, KeysError>
     for entry in entries {
         let path = entry.map_err(|source| KeysError::io("list", dir, source))?.path();
         let hidden = path.file_name().and_then(OsStr::to_str).is_none_or(|name| name.starts_with('.'));
-        if !hidden && matches!(extension(&path), Some("json" | "pem")) {
+        if !hidden && extension(&path).is_some_and(|found| extensions.contains(&found)) {
             paths.push(path);
         }
         if paths.len() > KEY_FILES_MAX {
@@ -210,7 +217,7 @@ pub(crate) fn read_dir(dir: &Path) -> Result<Vec<(PathBuf, KeyFile)>, KeysError>
         }
     }
     paths.sort();
-    paths.into_iter().map(|path| read_key(&path).map(|key| (path, key))).collect()
+    Ok(paths)
 }
 
 fn extension(path: &Path) -> Option<&str> {

@@ -9,10 +9,8 @@
 //! One file that can't be used fails the load with its name: a list that is quietly shorter than it looks
 //! would turn people away.
 
-use std::fs;
-use std::io::{self, Read};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aws_lc_rs::digest::{self, Digest};
 use aws_lc_rs::signature::{
@@ -34,9 +32,6 @@ use super::revocations::Revocations;
 
 /// The largest file that is read, in bytes: some two thousand certificates.
 const TRUST_FILE_BYTES_MAX: u64 = 4 << 20;
-
-/// The most files in one directory.
-const TRUST_FILES_MAX: usize = 1024;
 
 /// The most keys of one kind. The EU's list has had a few hundred.
 const TRUST_KEYS_MAX: usize = 16_384;
@@ -119,13 +114,13 @@ impl Trust {
         fingerprint: &mut digest::Context,
     ) -> Result<Self, KeysError> {
         let mut trust = Self::default();
-        for path in list(&keys_dir.join("hc1"), "pem")? {
-            let bytes = read(&path)?;
+        for path in keyfile::files(&keys_dir.join("hc1"), &["pem"])? {
+            let (bytes, _) = keyfile::read_up_to(&path, TRUST_FILE_BYTES_MAX)?;
             fingerprint.update(&bytes);
             certificates(&path, &bytes, &mut trust.hc1)?;
         }
-        for path in list(&keys_dir.join("shc"), "json")? {
-            let bytes = read(&path)?;
+        for path in keyfile::files(&keys_dir.join("shc"), &["json"])? {
+            let (bytes, _) = keyfile::read_up_to(&path, TRUST_FILE_BYTES_MAX)?;
             fingerprint.update(&bytes);
             key_set(&path, &bytes, &mut trust.shc)?;
         }
@@ -337,39 +332,6 @@ fn thumbprint(x: &[u8], y: &[u8]) -> String {
 
 fn too_many(path: &Path) -> KeysError {
     KeysError::TooMany { path: path.to_owned(), limit: TRUST_KEYS_MAX }
-}
-
-/// The files with this extension, in name order. A directory that is not there holds none.
-fn list(dir: &Path, extension: &str) -> Result<Vec<PathBuf>, KeysError> {
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(KeysError::io("list", dir, source)),
-    };
-    let mut paths = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|source| KeysError::io("list", dir, source))?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or(".");
-        if !name.starts_with('.') && path.extension().is_some_and(|found| found == extension) {
-            paths.push(path);
-        }
-        if paths.len() > TRUST_FILES_MAX {
-            return Err(KeysError::TooMany { path: dir.to_owned(), limit: TRUST_FILES_MAX });
-        }
-    }
-    paths.sort();
-    Ok(paths)
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, KeysError> {
-    let io = |source| KeysError::io("read", path, source);
-    let file = fs::File::open(path).map_err(io)?;
-    let mut bytes = Vec::new();
-    file.take(TRUST_FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(io)?;
-    if bytes.len() as u64 > TRUST_FILE_BYTES_MAX {
-        return Err(KeysError::TooLarge { path: path.to_owned(), limit: TRUST_FILE_BYTES_MAX });
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]
