@@ -21,7 +21,7 @@ use crate::payload::{self, Claim, SignedForm};
 use crate::request::{Malformed, ScanRequest};
 use crate::respond::{self, Problem, Verdict};
 use crate::scan::{Form, Outcome, Refusal, Scan, Subject, Trust, UnixMillis};
-use crate::verify::{self, Keys, Resolved, ResolvedSubject};
+use crate::verify::{self, Keys, Resolved, ResolvedSubject, When};
 use crate::workers::WorkerError;
 
 /// Signatures checked by one job: enough to pay for the hand-over, few enough that the other workers
@@ -59,7 +59,7 @@ enum NotAppended {
 /// A signature that was never seen, and when its code was scanned.
 struct Unseen {
     text: String,
-    scanned: UnixMillis,
+    when: When,
 }
 
 /// A scan between admission and answer.
@@ -94,13 +94,12 @@ pub(super) async fn record(
     request: &ScanRequest<'_>,
     received: UnixMillis,
 ) -> Verdict {
-    let scanned = scanned(request, received);
-    let identified = match within_skew(core, request, received).map(|()| identify(core, &request.qr, scanned))
-    {
+    let when = when(request, received);
+    let identified = match within_skew(core, request, received).map(|()| identify(core, &request.qr, when)) {
         Err(problem) => Err(problem),
         Ok(Identification::Done(result)) => result.map_err(Problem::from),
         Ok(Identification::Unseen) => {
-            let code = Unseen { text: request.qr.as_ref().to_owned(), scanned };
+            let code = Unseen { text: request.qr.as_ref().to_owned(), when };
             match check_signatures(core, vec![code]).await.pop() {
                 Some(result) => result,
                 None => Err(Problem::new(Outcome::Overloaded, "the signature check gave no result")),
@@ -194,15 +193,15 @@ pub(super) fn within_rate(core: &Core, device: &Device, scans: u32) -> Result<()
     })
 }
 
-/// When a code was held to the scanner, by which its validity is judged: a phone's code that was good then is
-/// good however late its batch arrives. Keys and revocations are judged as they are on arrival. A clock that
-/// runs ahead can't make a scan later than its arrival.
-fn scanned(request: &ScanRequest<'_>, received: UnixMillis) -> UnixMillis {
-    request.at.map_or(received, |at| at.min(received))
+/// When a code was held to the scanner: a phone's code that was good then is good however late its batch
+/// arrives. Keys and revocations are judged as they are on arrival. A clock that runs ahead can't make a scan
+/// later than its arrival.
+fn when(request: &ScanRequest<'_>, received: UnixMillis) -> When {
+    When { scanned: request.at.map_or(received, |at| at.min(received)), received }
 }
 
 /// Says what a code stands for, as far as that is cheap.
-fn identify(core: &Core, qr: &str, scanned: UnixMillis) -> Identification {
+fn identify(core: &Core, qr: &str, when: When) -> Identification {
     let shared = &core.shared;
     let asserted =
         |holder, form| Identification::Done(Ok(Identified { holder, trust: Trust::Asserted, form }));
@@ -220,7 +219,7 @@ fn identify(core: &Core, qr: &str, scanned: UnixMillis) -> Identification {
             core.counters().cache_lookup(Cache::Token, found.is_some());
             match found {
                 Some(resolved) => {
-                    Identification::Done(resolved.validity.check(scanned).map(|()| proven(resolved)))
+                    Identification::Done(resolved.validity.check(when).map(|()| proven(resolved)))
                 }
                 None => Identification::Unseen,
             }
@@ -246,13 +245,13 @@ async fn identify_all<S: Spoilt>(
             // The line's own refusal stands; this placeholder is never looked at.
             Err(spoilt) => Err(spoilt.problem()),
             Ok(request) => match within_skew(core, request, received)
-                .map(|()| identify(core, &request.qr, scanned(request, received)))
+                .map(|()| identify(core, &request.qr, when(request, received)))
             {
                 Err(problem) => Err(problem),
                 Ok(Identification::Done(result)) => result.map_err(Problem::from),
                 Ok(Identification::Unseen) => {
                     let text = request.qr.as_ref().to_owned();
-                    unseen.push((index, Unseen { text, scanned: scanned(request, received) }));
+                    unseen.push((index, Unseen { text, when: when(request, received) }));
                     Err(Problem::new(Outcome::Overloaded, "the signature check gave no result"))
                 }
             },
@@ -304,14 +303,14 @@ async fn check_signatures(core: &Core, tokens: Vec<Unseen>) -> Vec<Result<Identi
 /// Checks the signatures of one job together. One result a code, in order.
 fn check_together(shared: &Shared, codes: &[Unseen], keys: &Keys) -> Vec<Result<Identified, Refusal>> {
     let unsigned = || Refusal::new(Outcome::Unrecognized, "the payload is not a signed code");
-    let forms: Vec<Result<(SignedForm<'_>, UnixMillis), Refusal>> = codes
+    let forms: Vec<Result<(SignedForm<'_>, When), Refusal>> = codes
         .iter()
         .map(|code| match payload::parse(&code.text)? {
-            Claim::Signed(form) => Ok((form, code.scanned)),
+            Claim::Signed(form) => Ok((form, code.when)),
             Claim::Person(_) | Claim::Place(_) => Err(unsigned()),
         })
         .collect();
-    let signed: Vec<(SignedForm<'_>, UnixMillis)> = forms.iter().flatten().copied().collect();
+    let signed: Vec<(SignedForm<'_>, When)> = forms.iter().flatten().copied().collect();
     let mut verified = verify::signed_all(&signed, keys).into_iter();
     forms
         .into_iter()

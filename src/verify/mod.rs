@@ -96,19 +96,37 @@ impl Validity {
     /// For codes that neither begin nor end.
     pub const ALWAYS: Self = Self { from_s: i64::MIN, until_s: i64::MAX };
 
-    /// Whether `now` lies within: the time of the scan, or the arrival where a device's clock runs ahead.
+    /// Whether the code had begun when the scan arrived, and had not ended when it was scanned.
     ///
     /// # Errors
     /// Not yet, or not any more.
-    pub const fn check(self, now: UnixMillis) -> Result<(), Refusal> {
-        let now_s = now.0.div_euclid(1000);
-        if now_s < self.from_s {
+    pub fn check(self, when: impl Into<When>) -> Result<(), Refusal> {
+        let When { scanned, received } = when.into();
+        if received.seconds() < self.from_s {
             return Err(Refusal::new(Outcome::NotYetValid, "the code was issued in the future"));
         }
-        if now_s >= self.until_s {
+        if scanned.seconds() >= self.until_s {
             return Err(Refusal::new(Outcome::Expired, "the code has expired"));
         }
         Ok(())
+    }
+}
+
+/// When a code was held to the scanner, and when the scan arrived. A batch that was kept offline is as good as it
+/// was when it was scanned; but a code that has been issued by now was not issued in the future, however slow
+/// the scanner's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct When {
+    /// By the scanner's clock, and not after the arrival.
+    pub scanned: UnixMillis,
+    /// By the gateway's.
+    pub received: UnixMillis,
+}
+
+/// Scanned as it arrived.
+impl From<UnixMillis> for When {
+    fn from(now: UnixMillis) -> Self {
+        Self { scanned: now, received: now }
     }
 }
 
@@ -117,26 +135,26 @@ impl Validity {
 /// # Errors
 /// It can't be read, its key is unknown or revoked, its signature doesn't hold, it isn't valid now, or it
 /// has been revoked.
-pub fn signed(form: SignedForm<'_>, now: UnixMillis, keys: &Keys) -> Result<Verified, Refusal> {
+pub fn signed(form: SignedForm<'_>, when: impl Into<When>, keys: &Keys) -> Result<Verified, Refusal> {
     match form {
-        SignedForm::Sg1(text) => sg1(text, now, keys).map(Verified::from),
-        SignedForm::Hc1(text) => hc1(text, now, keys),
-        SignedForm::Shc(text) => shc(text, now, keys),
+        SignedForm::Sg1(text) => sg1(text, when, keys).map(Verified::from),
+        SignedForm::Hc1(text) => hc1(text, when, keys),
+        SignedForm::Shc(text) => shc(text, when, keys),
         SignedForm::Nhs(text) => nhs(text, keys),
     }
 }
 
 /// Verifies signed codes, each at its own time, those of one issuer's format together where that is cheaper. One
 /// result a code, in order, each as [`signed`] gives it (for SG1 see `batch`).
-pub fn signed_all(codes: &[(SignedForm<'_>, UnixMillis)], keys: &Keys) -> Vec<Result<Verified, Refusal>> {
-    let tokens: Vec<(&str, UnixMillis)> =
-        codes.iter().filter_map(|(form, now)| Some((sg1_text(*form)?, *now))).collect();
+pub fn signed_all(codes: &[(SignedForm<'_>, When)], keys: &Keys) -> Vec<Result<Verified, Refusal>> {
+    let tokens: Vec<(&str, When)> =
+        codes.iter().filter_map(|(form, when)| Some((sg1_text(*form)?, *when))).collect();
     let mut tokens = sg1_all(&tokens, keys).into_iter();
     codes
         .iter()
-        .map(|(form, now)| match sg1_text(*form).and_then(|_| tokens.next()) {
+        .map(|(form, when)| match sg1_text(*form).and_then(|_| tokens.next()) {
             Some(token) => token.map(Verified::from),
-            None => signed(*form, *now, keys),
+            None => signed(*form, *when, keys),
         })
         .collect()
 }

@@ -15,13 +15,13 @@
 //! tokens a core can take. The tests hold it against the `coset` crate.
 
 use crate::payload::{SG1_BYTES_MAX, SG1_PREFIX};
-use crate::scan::{Form, Outcome, Refusal, UnixMillis};
+use crate::scan::{Form, Outcome, Refusal};
 
 use super::batch::{self, Claimed};
 use super::cbor::Reader;
 use super::keys::{Keys, Kid, Sg1Key};
 use super::unpack;
-use super::{Holder, Validity, Verified};
+use super::{Holder, Validity, Verified, When};
 
 /// How far an issuer's clock may run ahead, in seconds.
 pub const SKEW_S: i64 = 300;
@@ -124,16 +124,16 @@ impl From<Sg1> for Verified {
 ///
 /// # Errors
 /// It can't be read, its key is unknown or revoked, its signature doesn't hold, or it isn't valid now.
-pub fn sg1(text: &str, now: UnixMillis, keys: &Keys) -> Result<Sg1, Refusal> {
+pub fn sg1(text: &str, when: impl Into<When>, keys: &Keys) -> Result<Sg1, Refusal> {
     let bytes = decode(text)?;
     let opened = Opened::new(&bytes, keys)?;
     let holds = opened.key.public.verify_sig(opened.message(), opened.signature).is_ok();
-    opened.token(holds, now, keys)
+    opened.token(holds, when.into(), keys)
 }
 
 /// Verifies tokens, each at its own time, their signatures together. One result a token, in order, the same as
 /// [`sg1`]'s but for what `batch` says of it.
-pub fn sg1_all(tokens: &[(&str, UnixMillis)], keys: &Keys) -> Vec<Result<Sg1, Refusal>> {
+pub fn sg1_all<T: Into<When> + Copy>(tokens: &[(&str, T)], keys: &Keys) -> Vec<Result<Sg1, Refusal>> {
     let decoded: Vec<_> = tokens.iter().map(|(text, _)| decode(text)).collect();
     let opened: Vec<_> = decoded
         .iter()
@@ -144,8 +144,8 @@ pub fn sg1_all(tokens: &[(&str, UnixMillis)], keys: &Keys) -> Vec<Result<Sg1, Re
     opened
         .iter()
         .zip(tokens)
-        .map(|(opened, (_, now))| match opened {
-            Ok(opened) => opened.token(verdicts.next().unwrap_or_default(), *now, keys),
+        .map(|(opened, (_, when))| match opened {
+            Ok(opened) => opened.token(verdicts.next().unwrap_or_default(), (*when).into(), keys),
             Err(refusal) => Err(*refusal),
         })
         .collect()
@@ -182,7 +182,7 @@ impl<'a> Opened<'a> {
     }
 
     /// The token, if its signature holds and all that it says does.
-    fn token(&self, holds: bool, now: UnixMillis, keys: &Keys) -> Result<Sg1, Refusal> {
+    fn token(&self, holds: bool, when: When, keys: &Keys) -> Result<Sg1, Refusal> {
         if !holds {
             return Err(Refusal::new(Outcome::BadSignature, "the SG1 token's signature does not verify"));
         }
@@ -205,7 +205,7 @@ impl<'a> Opened<'a> {
             expires_at_s: claims.expires_at_s,
             validity: validity(claims.issued_at_s, claims.expires_at_s, keys.rotating_skew_s()),
         };
-        token.validity.check(now)?;
+        token.validity.check(when)?;
         if keys.is_cti_revoked(&token.cti, token.issued_at_s) {
             return Err(Refusal::new(Outcome::Revoked, "the SG1 token has been revoked"));
         }

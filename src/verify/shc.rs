@@ -23,14 +23,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 
 use crate::payload::{PAYLOAD_BYTES_MAX, SHC_PREFIX};
-use crate::scan::{Form, Outcome, Refusal, UnixMillis};
+use crate::scan::{Form, Outcome, Refusal};
 
 use super::keyfile::hex;
 use super::keys::Keys;
 use super::sg1::SKEW_S;
 use super::trust::ShcKey;
 use super::unpack::{self, Wrapper};
-use super::{Holder, Validity, Verified};
+use super::{Holder, Validity, Verified, When};
 
 /// The longest payload that is inflated, in bytes. A card in one code has at most 1,195 characters of JWS,
 /// which hold some 5 KB.
@@ -70,7 +70,7 @@ struct Credential<'a> {
 /// # Errors
 /// It can't be read, its key is unknown or revoked or another issuer's, its signature doesn't hold, it isn't
 /// valid now, or it has been revoked.
-pub fn shc(text: &str, now: UnixMillis, keys: &Keys) -> Result<Verified, Refusal> {
+pub fn shc(text: &str, when: impl Into<When>, keys: &Keys) -> Result<Verified, Refusal> {
     let jws = jws(text).ok_or(DIGITS)?;
     let (signing_input, signature) = jws.rsplit_once('.').ok_or(JWS)?;
     let (header, payload) =
@@ -99,14 +99,14 @@ pub fn shc(text: &str, now: UnixMillis, keys: &Keys) -> Result<Verified, Refusal
     let inflated = unpack::inflate(&packed, Wrapper::Raw, &mut buffer).ok_or(PAYLOAD)?;
     let card: Card<'_> = serde_json::from_slice(inflated).map_err(|_| PAYLOAD)?;
     let key = candidates.iter().find(|key| key.issuer == card.iss).ok_or(ISSUER)?;
-    verified(&card, key, signed.as_ref(), now, keys)
+    verified(&card, key, signed.as_ref(), when.into(), keys)
 }
 
 fn verified(
     card: &Card<'_>,
     key: &ShcKey,
     signed: &[u8],
-    now: UnixMillis,
+    when: When,
     keys: &Keys,
 ) -> Result<Verified, Refusal> {
     if key.revoked {
@@ -114,7 +114,7 @@ fn verified(
     }
     let from_s = seconds(card.nbf).saturating_sub(SKEW_S);
     let validity = Validity { from_s, until_s: card.exp.map_or(i64::MAX, seconds) };
-    validity.check(now)?;
+    validity.check(when)?;
     let value = match card.vc.rid.as_deref() {
         Some(rid) if !is_revocation_id(rid) => return Err(PAYLOAD),
         Some(rid) => format!("{}#{rid}", card.iss),

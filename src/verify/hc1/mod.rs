@@ -26,7 +26,7 @@ mod cose;
 use aws_lc_rs::digest;
 
 use crate::payload::{HC1_PREFIX, PAYLOAD_BYTES_MAX};
-use crate::scan::{Form, Outcome, Refusal, UnixMillis};
+use crate::scan::{Form, Outcome, Refusal};
 
 pub(super) use self::cose::Algorithm;
 
@@ -36,7 +36,7 @@ use super::keys::Keys;
 use super::sg1::SKEW_S;
 use super::trust::Hc1Key;
 use super::unpack::{self, Wrapper};
-use super::{Holder, Validity, Verified};
+use super::{Holder, Validity, Verified, When};
 
 /// The longest COSE message that is inflated, in bytes. The longest in the public test set has 870.
 pub const COSE_BYTES_MAX: usize = 8192;
@@ -83,7 +83,7 @@ impl EntryKind {
 /// # Errors
 /// It can't be read, its key is unknown, revoked or not for such an entry, its signature doesn't hold, it
 /// isn't valid now, or it has been revoked.
-pub fn hc1(text: &str, now: UnixMillis, keys: &Keys) -> Result<Verified, Refusal> {
+pub fn hc1(text: &str, when: impl Into<When>, keys: &Keys) -> Result<Verified, Refusal> {
     let mut buffer = [0; COSE_BYTES_MAX];
     let cose = inflated(&packed(text)?, &mut buffer)?;
     let envelope = cose::envelope(cose).ok_or(UNREADABLE)?;
@@ -100,7 +100,7 @@ pub fn hc1(text: &str, now: UnixMillis, keys: &Keys) -> Result<Verified, Refusal
     }
     let from_s = claims.issued_at_s.saturating_sub(SKEW_S);
     let validity = Validity { from_s, until_s: claims.expires_at_s.saturating_add(1) };
-    validity.check(now)?;
+    validity.check(when)?;
     if is_revoked(&claims, &envelope, keys) {
         return Err(Refusal::new(Outcome::Revoked, "the health certificate has been revoked"));
     }
