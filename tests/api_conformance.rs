@@ -7,7 +7,7 @@ mod api_support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use api_support::{Server, batch, card, eventually, exact, exchange, raw, request};
+use api_support::{Server, batch, card, eventually, exact, exchange, payment_code, raw, request};
 use scangate::issue;
 use scangate::openapi::{
     Alive, BatchLine, Draining, Duplicate, ExportedCheckin, LineResult, Recorded, Reloaded,
@@ -35,17 +35,6 @@ const NZ_POSTER: &str = "NZCOVIDTRACER:eyJnbG4iOiI5NDI5MzAwMDAwMDA3IiwidmVyIjoiY
 const CWA_POSTER: &str = "https://e.coronawarn.app?v=1#CAESEwgBEgdGcmlzZXVyGgZCZXJsaW4adggBEmCDAszMTXne1DAA5_YxmhRdd_N\
                           ZN2VKl9L32Jl9-ZybE4b2eNIrhFOKYU4XAOHq3RPLDxdHTW6ANiO24rCOO4rj06HzcVZy3pel58-L1KSPG-_PneL2B\
                           oyZQRz3qlu2hoAaEATXwzyyIshzBHREtsdmc6kiBggBEAUYeA";
-
-/// A bank code with its checksum, CRC-16/CCITT-FALSE bit by bit.
-fn payment_code() -> String {
-    let body = "00020101021138530010A0000007270123000697041601098888888880208QRIBFTTA53037045802VN6304";
-    let crc = body.bytes().fold(0xFFFF_u16, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
-            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
-        })
-    });
-    format!("{body}{crc:04X}")
-}
 
 #[test]
 fn a_scan_is_recorded_once_and_then_repeated() {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use api_support::{Server, request};
+use api_support::{Server, payment_code, request};
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
@@ -112,17 +112,6 @@ fn cwa(with_key: bool) -> String {
     notifier.extend(field(3, &[9; 16]));
     let payload = [&[0x08, 1][..], &field(2, &location), &field(3, &notifier)].concat();
     format!("https://e.coronawarn.app?v=1#{}", URL_SAFE_NO_PAD.encode(payload))
-}
-
-/// A bank code with its checksum, CRC-16/CCITT-FALSE bit by bit.
-fn payment_code() -> String {
-    let body = "00020101021138530010A0000007270123000697041601098888888880208QRIBFTTA53037045802VN6304";
-    let crc = body.bytes().fold(0xFFFF_u16, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
-            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
-        })
-    });
-    format!("{body}{crc:04X}")
 }
 
 /// The code with one character of its second half changed to another of its alphabet.

@@ -12,6 +12,8 @@ use scangate::payload::{self, Claim, SignedForm};
 use scangate::scan::{Outcome, Refusal, UnixMillis};
 use scangate::verify::{self, Holder, Keys, Verified};
 
+use super::signed::bytes;
+
 const NOW: UnixMillis = UnixMillis(1_637_736_569_000);
 
 const CARD_ISSUER: &str = "https://example.org/issuer";
@@ -126,16 +128,6 @@ fn message(claims: &[u8]) -> Vec<u8> {
     let signed = [b"\x84\x6aSignature1", &bytes(&header)[..], &bytes(b""), &bytes(claims)].concat();
     let signature = issuer.pair.sign(&SystemRandom::new(), &signed).expect("a signature");
     [&[0xd2, 0x84][..], &bytes(&header), &[0xa0], &bytes(claims), &bytes(signature.as_ref())].concat()
-}
-
-/// A CBOR byte string.
-fn bytes(content: &[u8]) -> Vec<u8> {
-    let head = match u16::try_from(content.len()).unwrap_or(u16::MAX).to_be_bytes() {
-        [0, small @ 0..=23] => vec![0x40 | small],
-        [0, byte] => vec![0x58, byte],
-        [high, low] => vec![0x59, high, low],
-    };
-    [&head, content].concat()
 }
 
 /// One stored block of deflate.

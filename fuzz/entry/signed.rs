@@ -86,7 +86,7 @@ pub fn sg1(data: &[u8]) {
 }
 
 /// A CBOR byte string.
-fn bytes(content: &[u8]) -> Vec<u8> {
+pub(super) fn bytes(content: &[u8]) -> Vec<u8> {
     let head = match u16::try_from(content.len()).unwrap_or(u16::MAX).to_be_bytes() {
         [0, small @ 0..=23] => vec![0x40 | small],
         [0, byte] => vec![0x58, byte],

@@ -143,6 +143,17 @@ pub fn batch(scans: impl Iterator<Item = (String, String)>) -> String {
     })
 }
 
+/// A bank code with its checksum, CRC-16/CCITT-FALSE bit by bit.
+pub fn payment_code() -> String {
+    let body = "00020101021138530010A0000007270123000697041601098888888880208QRIBFTTA53037045802VN6304";
+    let crc = body.bytes().fold(0xFFFF_u16, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
+            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
+        })
+    });
+    format!("{body}{crc:04X}")
+}
+
 /// A citizen card; the number and birth date agree for every serial.
 pub fn card(serial: u32) -> String {
     format!("001090{serial:06}||NGUYEN VAN A|01011990|Nam|Hà Nội|15042021")
