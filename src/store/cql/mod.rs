@@ -33,6 +33,7 @@ use crate::scan::{Checkin, PlaceKey, Pseudonym, UnixMillis};
 
 use super::{Retention, StoreError};
 use rows::{Statements, Table};
+pub use schema::{MigrationReport, SchemaReport};
 
 /// Cassandra refuses a TTL of more than 20 years.
 const RETENTION_DAYS_MAX: u16 = 7300;
@@ -144,12 +145,7 @@ impl Cql {
     /// Checks the settings. Connects at first use.
     pub fn new(settings: CqlSettings) -> Result<Self, StoreError> {
         check(&settings)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("scangate-cql")
-            .enable_all()
-            .build()
-            .map_err(StoreError::Runtime)?;
+        let runtime = driver_runtime()?;
         Ok(Self {
             retention: Retention { days: settings.retention_days },
             settings,
@@ -158,6 +154,23 @@ impl Cql {
             listed: Mutex::new(HashSet::new()),
             expired: AtomicU64::new(0),
         })
+    }
+
+    /// Connects, and applies the migrations that are missing or, without `create_schema`, fails with the first.
+    ///
+    /// # Errors
+    /// Also where a migration was applied that this version doesn't know, or in another form.
+    pub fn migrate(settings: &CqlSettings) -> Result<SchemaReport, StoreError> {
+        check(settings)?;
+        let runtime = driver_runtime()?;
+        let limit = Duration::from_millis(settings.connect_timeout_ms);
+        let migrated = runtime.block_on(async {
+            let session = tokio::time::timeout(limit, open_session(settings)).await;
+            let late = |_| StoreError::ConnectTimeout { limit_ms: settings.connect_timeout_ms };
+            schema::prepare(&session.map_err(late)??, settings).await
+        });
+        runtime.shutdown_background();
+        migrated
     }
 
     /// Upserts the batch; acknowledged means at the configured consistency.
@@ -337,6 +350,22 @@ impl Drop for Cql {
 }
 
 async fn connect(settings: CqlSettings) -> Result<Connection, StoreError> {
+    let session = open_session(&settings).await?;
+    schema::prepare(&session, &settings).await?;
+    let statements = Statements::prepare(&session).await?;
+    Ok(Connection { session, statements })
+}
+
+fn driver_runtime() -> Result<Runtime, StoreError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("scangate-cql")
+        .enable_all()
+        .build()
+        .map_err(StoreError::Runtime)
+}
+
+async fn open_session(settings: &CqlSettings) -> Result<Session, StoreError> {
     let mut profile = ExecutionProfile::builder()
         .consistency(settings.consistency)
         .request_timeout(Some(Duration::from_millis(settings.request_timeout_ms)));
@@ -360,10 +389,7 @@ async fn connect(settings: CqlSettings) -> Result<Connection, StoreError> {
     if let Some(CqlCredentials { user, password }) = &settings.credentials {
         builder = builder.user(user, password);
     }
-    let session = builder.build().await.map_err(|source| StoreError::Connect(Box::new(source)))?;
-    schema::prepare(&session, &settings).await?;
-    let statements = Statements::prepare(&session).await?;
-    Ok(Connection { session, statements })
+    builder.build().await.map_err(|source| StoreError::Connect(Box::new(source)))
 }
 
 fn check(settings: &CqlSettings) -> Result<(), StoreError> {
