@@ -163,12 +163,8 @@ impl Cql {
     pub fn migrate(settings: &CqlSettings) -> Result<SchemaReport, StoreError> {
         check(settings)?;
         let runtime = driver_runtime()?;
-        let limit = Duration::from_millis(settings.connect_timeout_ms);
-        let migrated = runtime.block_on(async {
-            let session = tokio::time::timeout(limit, open_session(settings)).await;
-            let late = |_| StoreError::ConnectTimeout { limit_ms: settings.connect_timeout_ms };
-            schema::prepare(&session.map_err(late)??, settings).await
-        });
+        let migrated =
+            runtime.block_on(async { schema::prepare(&open_session(settings).await?, settings).await });
         runtime.shutdown_background();
         migrated
     }
@@ -262,12 +258,8 @@ impl Cql {
             return Ok(Arc::clone(connection));
         }
         let Some(runtime) = &self.runtime else { return Err(self.connect_timeout()) };
-        let limit = Duration::from_millis(self.settings.connect_timeout_ms);
-        let connecting = runtime.spawn(tokio::time::timeout(limit, connect(self.settings.clone())));
-        let made = match connecting.await {
-            Ok(Ok(made)) => Arc::new(made?),
-            Ok(Err(_)) | Err(_) => return Err(self.connect_timeout()),
-        };
+        let connecting = runtime.spawn(connect(self.settings.clone()));
+        let made = Arc::new(connecting.await.map_err(|_| self.connect_timeout())??);
         tracing::info!(keyspace = %self.settings.keyspace, "connected to the database");
         *connection = Some(Arc::clone(&made));
         Ok(made)
@@ -349,11 +341,22 @@ impl Drop for Cql {
     }
 }
 
+/// Each step has a limit of its own: making tables takes a busy database longer than a session does.
 async fn connect(settings: CqlSettings) -> Result<Connection, StoreError> {
     let session = open_session(&settings).await?;
     schema::prepare(&session, &settings).await?;
-    let statements = Statements::prepare(&session).await?;
+    let statements = within(&settings, Statements::prepare(&session)).await?;
     Ok(Connection { session, statements })
+}
+
+/// What is given to one step of connecting.
+async fn within<T>(
+    settings: &CqlSettings,
+    step: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let limit_ms = settings.connect_timeout_ms;
+    let done = tokio::time::timeout(Duration::from_millis(limit_ms), step).await;
+    done.map_err(|_| StoreError::ConnectTimeout { limit_ms })?
 }
 
 fn driver_runtime() -> Result<Runtime, StoreError> {
@@ -389,7 +392,8 @@ async fn open_session(settings: &CqlSettings) -> Result<Session, StoreError> {
     if let Some(CqlCredentials { user, password }) = &settings.credentials {
         builder = builder.user(user, password);
     }
-    builder.build().await.map_err(|source| StoreError::Connect(Box::new(source)))
+    let made = async { builder.build().await.map_err(|source| StoreError::Connect(Box::new(source))) };
+    within(settings, made).await
 }
 
 fn check(settings: &CqlSettings) -> Result<(), StoreError> {
