@@ -4,6 +4,7 @@ import http.client
 import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -19,6 +20,8 @@ BINARY = os.environ.get("SCANGATE_BIN", "target/release/scangate")
 CARD = "001090123456|012345678|NGUYEN VAN A|01011990|Nam|12 Phố Huế, Hai Bà Trưng, Hà Nội|15042021"
 PERSON = "001093029317"
 
+given = set()
+
 BASE45 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ $%*+-./:"
 
 
@@ -31,9 +34,17 @@ def run(*arguments):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below the ports that connections get, or one might take a gateway's while it restarts."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in given:
+            given.add(port)
+            return port
 
 
 def base45_decode(text):
@@ -67,6 +78,9 @@ class Codes:
         self.good = run("issue", "person", PERSON, "--data-dir", str(self.data))
         self.foreign = run("issue", "person", PERSON, "--data-dir", str(other))
         self.short = run("issue", "person", PERSON, "--ttl", "1s", "--data-dir", str(self.data))
+        drawn = directory / "code.png"
+        run("issue", "person", PERSON, "--data-dir", str(self.data), "--png", str(drawn))
+        self.picture = drawn.read_bytes()
         self._altered = itertools.count(1)
 
     def bad_signature(self):
@@ -99,12 +113,15 @@ class Gateway:
             "SCANGATE_JOURNAL__SEGMENT_BYTES": str(1 << 20),
             "SCANGATE_JOURNAL__LANE_BYTES_MAX": str(256 << 10),
             "SCANGATE_JOURNAL__BATCH_BYTES_MAX": str(64 << 10),
-            # A code and event times two seconds apart make as many check-ins as are wanted of one specimen.
-            "SCANGATE_DEDUPLICATE__WINDOW_S": "1",
+            # One specimen makes as many check-ins as are wanted; what is sent again is still a duplicate.
+            "SCANGATE_DEDUPLICATE__WINDOW_S": "0",
             "SCANGATE_LIMITS__DEVICE_SCANS_PER_S": "0",
             "SCANGATE_VERIFY__ROTATING_SKEW_S": "0",
             "SCANGATE_FRAMES__ENABLED": "false",
+            # Seventeen gateways on two cores: a reader that waits for a processor must not count as one that hangs.
             "SCANGATE_FRAMES__PRIORITY": "low",
+            "SCANGATE_FRAMES__WAIT_MS_MAX": "8000",
+            "SCANGATE_FRAMES__DEADLINE_MS": "9000",
             "SCANGATE_FRAMES__DEVICE_MS_PER_S": "0",
             "SCANGATE_LOG__LEVEL": "warn",
             **{f"SCANGATE_{key}": str(value) for key, value in (settings or {}).items()},
@@ -255,7 +272,7 @@ class Frames(threading.Thread):
         while not self.ended.wait(self.pause_s):
             path = f"/v1/frames?id=f-{next(self.gateway._number)}"
             try:
-                self.gateway.post(connection, self.picture, "image/jpeg", path)
+                self.gateway.post(connection, self.picture, "image/png", path)
             except OSError:
                 connection = self.gateway.connect()
 

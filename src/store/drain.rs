@@ -170,6 +170,16 @@ impl DrainStats {
         self.oldest_received_ms.store(oldest, Ordering::Relaxed);
     }
 
+    /// Nothing is read meanwhile: what comes in is at least as old as the first look at it.
+    fn stalled(&self, backlog: Backlog) {
+        self.looked(backlog);
+        if backlog.records > 0 {
+            let now = UnixMillis::now().0;
+            // One that is in hand already is older.
+            let _ = self.oldest_received_ms.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
     fn looked(&self, backlog: Backlog) {
         self.lag_records.store(backlog.records, Ordering::Relaxed);
         self.lag_bytes.store(backlog.bytes, Ordering::Relaxed);
@@ -426,13 +436,19 @@ impl Worker {
         loop {
             match self.runtime.block_on(self.store.sync()) {
                 Ok(()) => break,
-                Err(error) => self.failed(error.kind(), &error, &mut backoff)?,
+                Err(error) => {
+                    self.stats.stalled(source.backlog(position));
+                    self.failed(error.kind(), &error, &mut backoff)?;
+                }
             }
         }
         loop {
             match watermark::save(&self.watermark, position) {
                 Ok(()) => break,
-                Err(error) => self.failed(FailureKind::Watermark, &error, &mut backoff)?,
+                Err(error) => {
+                    self.stats.stalled(source.backlog(position));
+                    self.failed(FailureKind::Watermark, &error, &mut backoff)?;
+                }
             }
         }
         self.stats.failing.store(false, Ordering::Relaxed);
