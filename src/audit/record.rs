@@ -109,7 +109,7 @@ pub struct Record {
     pub seq: u64,
     /// When it was appended, RFC 3339 in UTC.
     pub at: String,
-    /// `loopback`, `local`, `feed`, `token:NAME`, `cli:UID` or `gateway`.
+    /// `loopback`, `local`, `feed`, `token:NAME`, `cli:UID`, `signal` or `gateway`.
     pub caller: String,
     /// What was done.
     pub action: Action,

@@ -143,10 +143,11 @@ impl AdminAuth {
         peer: IpAddr,
         (now, at): (UnixMillis, Instant),
     ) -> Result<Caller, Denied> {
-        match self.holder(authorization, scope, peer, (now, at)) {
-            Err(_) if !self.asks => Ok(Caller::Loopback),
-            decided => decided,
+        if self.asks {
+            return self.holder(authorization, scope, peer, (now, at));
         }
+        // Nobody is asked, so that no token is wrong: it is the feed's, or another service's.
+        Ok(self.known(authorization, scope, now).unwrap_or(Caller::Loopback))
     }
 
     /// The same where a token is needed whatever the listener's address.
@@ -160,13 +161,25 @@ impl AdminAuth {
         peer: IpAddr,
         (now, at): (UnixMillis, Instant),
     ) -> Result<Caller, Denied> {
-        let wrong = || match self.fail(peer, at) {
-            Some(retry_after_s) => Denied::Limited { retry_after_s },
-            None => Denied::Invalid(scope),
-        };
+        self.known(authorization, scope, now).map_err(|denied| match denied {
+            Denied::Invalid(_) => match self.fail(peer, at) {
+                Some(retry_after_s) => Denied::Limited { retry_after_s },
+                None => denied,
+            },
+            denied => denied,
+        })
+    }
+
+    fn known(
+        &self,
+        authorization: Option<&[u8]>,
+        scope: AdminScope,
+        now: UnixMillis,
+    ) -> Result<Caller, Denied> {
+        let wrong = Denied::Invalid(scope);
         let (name, hash) = match brought(authorization) {
             Brought::Nothing => return Err(Denied::Missing(scope)),
-            Brought::Unreadable => return Err(wrong()),
+            Brought::Unreadable => return Err(wrong),
             Brought::Token { name, hash } => (name, hash),
         };
         if self.local.is(&hash) {
@@ -178,7 +191,7 @@ impl AdminAuth {
             tokens.iter().fold(None, |found, token| if token.hash.is(&hash) { Some(token) } else { found });
         let named = |token: &&AdminToken| name.as_ref().is_none_or(|name| name == token.name.as_bytes());
         let valid = |token: &&AdminToken| token.expires.is_none_or(|expires| now < expires);
-        let token = found.filter(named).filter(valid).ok_or_else(wrong)?;
+        let token = found.filter(named).filter(valid).ok_or(wrong)?;
         if !token.scopes.contains(&scope) {
             return Err(Denied::Scope(scope));
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hyper::Response;
 
 use super::Shared;
-use crate::audit::{Entry, Outcome};
+use crate::audit::{Action, Entry, Outcome};
 use crate::respond::{self, Problem};
 use crate::scan::{self, UnixMillis};
 
@@ -40,6 +40,19 @@ pub(super) async fn begin(shared: &Arc<Shared>, entry: Entry) -> Result<Call, Re
 /// As for [`begin`].
 pub(super) async fn done(shared: &Arc<Shared>, entry: Entry) -> Result<(), Response<Bytes>> {
     record(shared, entry, Outcome::Done).await.map(|_| ())
+}
+
+/// Records what a signal asks for. Whoever may send one may end the process: it is done, recorded or not, since a
+/// revocation must not wait for room on the disk.
+pub(super) fn signalled(shared: &Shared, action: Action) -> Option<Call> {
+    let entry = Entry::new("signal", action);
+    match shared.audit.append(&entry, Outcome::Begun, UnixMillis::now()) {
+        Ok(number) => Some(Call { number, entry }),
+        Err(error) => {
+            tracing::error!(error = %anyhow::Error::from(error), "a signal isn't in the audit log");
+            None
+        }
+    }
 }
 
 async fn record(shared: &Arc<Shared>, entry: Entry, outcome: Outcome) -> Result<Call, Response<Bytes>> {

@@ -32,7 +32,7 @@ use self::frames::FrameLane;
 pub use self::lock::{DataLock, Holder, LockError};
 pub use self::shared::Shared;
 use self::source::{JournalSource, Written};
-use crate::audit::{AuditLog, AuditSettings};
+use crate::audit::{Action, AuditLog, AuditSettings, Outcome};
 use crate::authenticate::AdminAuth;
 use crate::config::{self, Config, StoreKind};
 use crate::decode::StartError;
@@ -278,10 +278,15 @@ impl Signals {
         self.0.stop.request();
     }
 
-    /// Load keys, revocations and the certificate again. A failure is logged and changes nothing.
+    /// Load keys, revocations and certificates again. A failure is logged and changes nothing.
     pub fn reload(&self) {
-        if let Err(error) = self.0.reload() {
+        let call = audited::signalled(&self.0, Action::Reload);
+        let loaded = self.0.reload();
+        if let Err(error) = &loaded {
             tracing::error!(error = format!("{error:#}"), "reload failed; what doesn't load stays as it was");
+        }
+        if let Some(call) = call {
+            call.end(&self.0, if loaded.is_ok() { Outcome::Done } else { Outcome::Failed }, None);
         }
     }
 }

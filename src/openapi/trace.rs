@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::Required;
 use utoipa::openapi::path::{OperationBuilder, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 
 use super::{content, described, items, operator, problems, types};
 use crate::audit::PURPOSE_CHARS_MAX;
@@ -28,7 +28,7 @@ pub struct TraceRequest {
     pub to: String,
     /// What for, as the audit log says it; never a person's number. Required where admin.purpose_required is true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = purpose)]
+    #[schema(schema_with = purpose_or_null)]
     pub purpose: Option<String>,
 }
 
@@ -90,15 +90,19 @@ fn parameter(name: &str, required: Required, description: &str, schema: Schema) 
         .schema(Some(schema))
 }
 
-fn text(chars_max: usize) -> Schema {
-    let text = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(chars_max));
-    text.build().into()
+fn text(chars_max: usize) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(chars_max))
 }
 
 fn person() -> Schema {
-    text(REFERENCE_BYTES_MAX)
+    text(REFERENCE_BYTES_MAX).build().into()
 }
 
 fn purpose() -> Schema {
-    text(PURPOSE_CHARS_MAX)
+    text(PURPOSE_CHARS_MAX).build().into()
+}
+
+fn purpose_or_null() -> Schema {
+    let nullable = SchemaType::from_iter([Type::String, Type::Null]);
+    text(PURPOSE_CHARS_MAX).schema_type(nullable).build().into()
 }
