@@ -33,7 +33,17 @@ impl Default for AuditSettings {
 pub struct AuditLog {
     dir: PathBuf,
     settings: AuditSettings,
+    /// Held while something is written and synced.
     state: Mutex<State>,
+    /// What scrapes ask for, who must not wait for the disk.
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    head: Option<Head>,
+    /// Whether the last append succeeded, or the first look.
+    works: Option<bool>,
 }
 
 #[derive(Default)]
@@ -41,8 +51,6 @@ struct State {
     /// What this process knows of the end; others may have written behind it.
     tail: Option<Tail>,
     poisoned: bool,
-    /// Whether the last append succeeded, or the first look.
-    works: Option<bool>,
 }
 
 /// The end of the log.
@@ -58,7 +66,7 @@ struct Tail {
 impl AuditLog {
     /// The log in `dir`, which is made at the first append. Nothing is read yet.
     pub fn new(dir: &Path, settings: AuditSettings) -> Self {
-        Self { dir: dir.to_owned(), settings, state: Mutex::default() }
+        Self { dir: dir.to_owned(), settings, state: Mutex::default(), seen: Mutex::default() }
     }
 
     /// Appends the record that a call begins with, or the only one. On disk when this returns: its number.
@@ -85,21 +93,24 @@ impl AuditLog {
 
     /// The newest record, as far as this process has seen; reads it where nothing was seen yet.
     pub fn head(&self) -> Option<Head> {
-        let mut state = self.state.lock();
-        if state.tail.is_none() && !state.poisoned {
-            let read = if self.dir.exists() { self.locked(&mut state, |_, _| Ok(())) } else { Ok(()) };
-            state.works = if read.is_ok() { state.works.or(Some(true)) } else { Some(false) };
-            if let Err(error) = read {
-                tracing::error!(%error, "the audit log can't be read");
-                return None;
-            }
+        if let Some(head) = self.seen.lock().head {
+            return Some(head);
         }
-        Some(state.tail.as_ref().map_or(Head::EMPTY, |tail| tail.head))
+        let read =
+            if self.dir.exists() { self.locked(&mut self.state.lock(), |_, _| Ok(())) } else { Ok(()) };
+        let mut seen = self.seen.lock();
+        if let Err(error) = read {
+            tracing::error!(%error, "the audit log can't be read");
+            seen.works = Some(false);
+            return None;
+        }
+        seen.works = seen.works.or(Some(true));
+        Some(seen.head.unwrap_or(Head::EMPTY))
     }
 
     /// Whether the last append succeeded; before the first, whether the log can be read.
     pub fn works(&self) -> bool {
-        self.state.lock().works.unwrap_or(true)
+        self.seen.lock().works.unwrap_or(true)
     }
 
     /// Removes the segments whose newest record is past the retention, each after a record that says so. Returns how
@@ -154,7 +165,7 @@ impl AuditLog {
     ) -> Result<u64, AuditError> {
         let mut state = self.state.lock();
         let written = self.locked(&mut state, |log, state| log.write(state, entry, outcome, of, now));
-        state.works = Some(written.is_ok());
+        self.seen.lock().works = Some(written.is_ok());
         written
     }
 
@@ -173,6 +184,9 @@ impl AuditLog {
             state.tail = Some(self.read_tail()?);
         }
         let done = what(self, state);
+        if let Some(tail) = &state.tail {
+            self.seen.lock().head = Some(tail.head);
+        }
         if done.is_err() {
             // What was half written is cut off when the end is read again.
             state.tail = None;
