@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use crate::listen::tls::Tls;
 use crate::listen::{Counters, Runtime};
 use crate::observe::health::{Health, Impairment};
 use crate::observe::metrics::Metrics;
-use crate::observe::process::ProcessSample;
+use crate::observe::process::{DiskSample, ProcessSample};
 use crate::observe::sampled::{
     AuditSample, ConnectionsSample, JournalSample, LinksSample, Sampled, StoreSample, WorkersSample,
 };
@@ -76,7 +76,8 @@ pub struct Shared {
     expired_in_minute: AtomicI64,
     drain: Arc<DrainStats>,
     history: Mutex<History>,
-    caught_up: Mutex<Instant>,
+    journal_dir: PathBuf,
+    reload_failed: AtomicBool,
     listener: OnceLock<(Runtime, Arc<Counters>)>,
 }
 
@@ -153,7 +154,8 @@ impl Shared {
             expired_in_minute: AtomicI64::new(i64::MIN),
             drain,
             history: Mutex::default(),
-            caught_up: Mutex::new(Instant::now()),
+            journal_dir: config.gateway.data_dir.join("journal"),
+            reload_failed: AtomicBool::new(false),
             listener: OnceLock::new(),
         })
     }
@@ -191,6 +193,12 @@ impl Shared {
     /// Loads limits, keys, revocations, admin tokens and certificates again; says whether the keys changed. Each of
     /// them changes only if it loads; the first that doesn't is the error, and ends the reload.
     pub(super) fn reload(&self) -> anyhow::Result<bool> {
+        let reloaded = self.load_again();
+        self.reload_failed.store(reloaded.is_err(), Ordering::Relaxed);
+        reloaded
+    }
+
+    fn load_again(&self) -> anyhow::Result<bool> {
         if let Some(source) = self.limits_source.get() {
             let limits = source()?;
             self.authenticator.set_rate(rate(&limits));
@@ -214,9 +222,6 @@ impl Shared {
         self.health.impair(Impairment::JournalPoisoned, journal.poisoned);
         self.health.impair(Impairment::JournalFull, journal.disk_full || journal.bytes_max_reached);
         self.history.lock().tick(Instant::now(), &self.metrics);
-        if self.drain.lag().records == 0 {
-            *self.caught_up.lock() = Instant::now();
-        }
     }
 
     /// Once a minute: what is past its retention goes, also where nothing comes in that would make it go.
@@ -240,8 +245,9 @@ impl Shared {
 
     pub(super) fn sample(&self) -> Sampled {
         let (journal, workers) = (self.journal.stats(), self.workers.stats());
-        let lag_records = self.drain.lag().records;
-        let lag_ms = if lag_records == 0 { 0 } else { self.caught_up.lock().elapsed().as_millis() };
+        let lag = self.drain.lag();
+        let oldest = self.drain.oldest_received().filter(|_| lag.records > 0);
+        let lag_ms = oldest.map_or(0, |received| UnixMillis::now().0.saturating_sub(received.0));
         Sampled {
             runtime: self.listener.get().map_or("none", |(runtime, _)| runtime.name()),
             ready: self.health.is_ready(),
@@ -251,14 +257,24 @@ impl Shared {
                 segments: journal.segments,
                 poisoned: journal.poisoned,
                 full: journal.disk_full || journal.bytes_max_reached,
+                disk: DiskSample::read(&self.journal_dir),
             },
             store: StoreSample {
-                lag_records,
-                lag_ms: u64::try_from(lag_ms).unwrap_or(u64::MAX),
+                lag_records: lag.records,
+                lag_bytes: lag.bytes,
+                lag_ms: u64::try_from(lag_ms).unwrap_or(0),
                 rows_written: self.drain.written_total(),
                 retries: self.drain.retries_total(),
+                failing: self.drain.is_failing(),
             },
             deduplicate_entries: self.deduplicate.entries(),
+            deduplicate_entries_max: self.windows_s.entries_max,
+            certificate_expires_s: [&self.tls, &self.admin_tls]
+                .into_iter()
+                .flatten()
+                .map(Tls::expires_s)
+                .min(),
+            reload_failed: self.reload_failed.load(Ordering::Relaxed),
             links: links(self.links.stats()),
             audit: audit(&self.audit),
             workers: WorkersSample {

@@ -10,6 +10,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// A listener's certificate. Clones share it, so a reload through one reaches all; connections already
 /// open keep what they began with.
@@ -22,7 +23,14 @@ struct Files {
     key: PathBuf,
     /// Who may sign clients' certificates, where clients must have one.
     clients: Option<PathBuf>,
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<Current>,
+}
+
+/// What connections are begun with.
+#[derive(Debug)]
+struct Current {
+    config: Arc<ServerConfig>,
+    expires_s: i64,
 }
 
 /// Why a certificate can't be used.
@@ -76,7 +84,7 @@ impl Tls {
     /// # Errors
     /// As for [`Self::load`].
     pub fn load_asking(certificates: &Path, key: &Path, clients: Option<&Path>) -> Result<Self, TlsError> {
-        let current = ArcSwap::from_pointee(server_config(certificates, key, clients)?);
+        let current = ArcSwap::from_pointee(Current::load(certificates, key, clients)?);
         let (certificates, key) = (certificates.to_owned(), key.to_owned());
         Ok(Self(Arc::new(Files { certificates, key, clients: clients.map(Path::to_owned), current })))
     }
@@ -86,23 +94,40 @@ impl Tls {
     /// # Errors
     /// As for [`Self::load`].
     pub fn reload(&self) -> Result<(), TlsError> {
-        let config = server_config(&self.0.certificates, &self.0.key, self.0.clients.as_deref())?;
-        self.0.current.store(Arc::new(config));
+        let current = Current::load(&self.0.certificates, &self.0.key, self.0.clients.as_deref())?;
+        self.0.current.store(Arc::new(current));
         Ok(())
     }
 
+    /// When the leaf's validity ends, in seconds since 1970.
+    pub fn expires_s(&self) -> i64 {
+        self.0.current.load().expires_s
+    }
+
     pub(super) fn current(&self) -> Arc<ServerConfig> {
-        self.0.current.load_full()
+        Arc::clone(&self.0.current.load().config)
     }
 }
 
-fn server_config(certificates: &Path, key: &Path, clients: Option<&Path>) -> Result<ServerConfig, TlsError> {
+impl Current {
+    fn load(certificates: &Path, key: &Path, clients: Option<&Path>) -> Result<Self, TlsError> {
+        let (config, expires_s) = server_config(certificates, key, clients)?;
+        Ok(Self { config: Arc::new(config), expires_s })
+    }
+}
+
+fn server_config(
+    certificates: &Path,
+    key: &Path,
+    clients: Option<&Path>,
+) -> Result<(ServerConfig, i64), TlsError> {
     let certificates_error = |source| TlsError::Certificates { path: certificates.to_owned(), source };
     let chain = CertificateDer::pem_file_iter(certificates)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(certificates_error)?;
     let key =
         PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Key { path: key.to_owned(), source })?;
+    let expires_s = chain.first().and_then(expires_s).unwrap_or(i64::MAX);
     let unusable = |source| TlsError::Unusable { path: certificates.to_owned(), source };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -114,7 +139,13 @@ fn server_config(certificates: &Path, key: &Path, clients: Option<&Path>) -> Res
     };
     let mut config = builder.with_single_cert(chain, key).map_err(unusable)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    Ok((config, expires_s))
+}
+
+/// None for what rustls is about to refuse.
+fn expires_s(leaf: &CertificateDer<'_>) -> Option<i64> {
+    let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
+    Some(leaf.validity().not_after.timestamp())
 }
 
 fn client_verifier(
