@@ -27,6 +27,7 @@ pub mod journal;
 pub mod respond;
 pub mod openapi;
 pub mod store;
+pub mod audit;
 pub mod observe;
 pub mod gateway;
 pub mod config;

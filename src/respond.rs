@@ -4,6 +4,7 @@
 //! Everything that isn't a success is RFC 9457 problem+json with the outcome's stable name, and the
 //! field or bound, the limit and the value where there are any.
 
+mod admin;
 mod feed;
 mod rejection;
 
@@ -21,6 +22,7 @@ use crate::observe::health::Readiness;
 use crate::request::Malformed;
 use crate::scan::{Checkin, Outcome, Refusal, Scan};
 
+pub use admin::denied;
 pub use feed::{feed_state, feed_summary};
 pub use rejection::{Rejection, rejected};
 
