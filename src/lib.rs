@@ -28,6 +28,7 @@ pub mod respond;
 pub mod openapi;
 pub mod store;
 pub mod observe;
+pub mod pages;
 pub mod gateway;
 pub mod config;
 pub mod cli;

@@ -13,6 +13,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use super::{Shared, core, links};
 use crate::listen::{Answer, Body, Peer, Service};
 use crate::observe::metrics::{self, Endpoint};
+use crate::pages;
 use crate::respond::{self, Problem, Rejection};
 use crate::scan::{Outcome, UnixMillis};
 use crate::store::export::{ExportRange, export};
@@ -49,6 +50,7 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Bod
         "/metrics" | "/v1/stats" | "/v1/stats/stream" | "/v1/export" | "/healthz" | "/readyz" => "GET, HEAD",
         "/v1/drain" | "/v1/reload" => "POST",
         "/v1/links" => "GET, HEAD, POST",
+        path if pages::status(path).is_some() => "GET, HEAD",
         _ => return respond::rejected(Rejection::NotFound).map(Body::from),
     };
     if !allowed.split(", ").any(|method| method == request.method().as_str()) {
@@ -69,7 +71,11 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Bod
             respond::accepted("{\"draining\":true}\n").map(Body::from)
         }
         "/v1/reload" => reload(shared).map(Body::from),
-        _ => core::alive().map(Body::from),
+        "/healthz" => core::alive().map(Body::from),
+        path => match pages::status(path) {
+            Some(file) => file.answer(request.headers()).map(Body::from),
+            None => respond::rejected(Rejection::NotFound).map(Body::from),
+        },
     }
 }
 
