@@ -81,10 +81,10 @@ export async function tabOrder(page) {
   }
 }
 
-// Phone and desktop, light and dark.
-export async function picture(page, folder, name) {
-  for (const [size, width, height] of [['phone', 390, 844], ['desktop', 1280, 900]]) {
-    for (const colorScheme of ['light', 'dark']) {
+// A phone in the dark and a desktop in the light, or all four of them.
+export async function picture(page, folder, name, { all = false } = {}) {
+  for (const [size, width, height, schemes] of [['phone', 390, 844, ['dark', 'light']], ['desktop', 1280, 900, ['light', 'dark']]]) {
+    for (const colorScheme of all ? schemes : schemes.slice(0, 1)) {
       await page.setViewportSize({ width, height });
       await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' });
       const { scrollWidth, clientWidth } = await page.evaluate(() => {

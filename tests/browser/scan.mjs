@@ -59,7 +59,7 @@ export const CASES = {
     await kind(page, 'recorded');
     assert.equal(await page.textContent('#verdict-title'), 'Đã ghi nhận: vào');
     assert.match(await page.textContent('#verdict-other'), /^Recorded: in/);
-    await picture(page, folder, 'scan-recorded');
+    await picture(page, folder, 'scan-recorded', { all: true });
     assert.match(await page.textContent('#state-reader'), /ZXing/);
     // The film goes round again: the code stays in view and counts once.
     await page.waitForTimeout(2_500);

@@ -39,8 +39,8 @@ export const CASES = {
     }
     assert.match(await page.locator('#latency tbody tr').first().textContent(), /ms/);
     assert.match(await page.textContent('#summary'), /lượt quét mỗi giây/);
-    await page.waitForTimeout(4_000);
-    await picture(page, folder, 'status-ready');
+    await page.waitForTimeout(2_000);
+    await picture(page, folder, 'status-ready', { all: true });
     assert.deepEqual([abroad, errors], [[], []]);
     await context.close();
   },
