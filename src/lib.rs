@@ -29,6 +29,7 @@ pub mod openapi;
 pub mod store;
 pub mod audit;
 pub mod observe;
+pub mod pages;
 pub mod gateway;
 pub mod config;
 pub mod cli;

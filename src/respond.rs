@@ -302,6 +302,13 @@ pub fn published(content_type: &'static str, body: impl Into<Bytes>) -> Response
     response
 }
 
+/// What the client has is what there is: 304.
+pub fn not_modified() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response
+}
+
 /// Whether scans should be sent here: 200 or 503.
 pub fn readiness(readiness: &Readiness) -> Response<Bytes> {
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

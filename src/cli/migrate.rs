@@ -9,8 +9,8 @@ use super::audit::{audited, caller};
 use super::{DataDir, Migrate, print};
 use crate::audit::{Action, Entry};
 use crate::config::{self, Overrides};
-use crate::gateway::{DataLock, migrate_schema};
 use crate::gateway::migration::{Rotated, rotate_pepper};
+use crate::gateway::{DataLock, migrate_schema};
 
 pub(super) fn run(command: &Migrate) -> anyhow::Result<ExitCode> {
     match command {

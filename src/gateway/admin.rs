@@ -15,6 +15,7 @@ use crate::audit::{Action, Entry, Outcome as Ended};
 use crate::authenticate::{Caller, Denied};
 use crate::listen::{Answer, Body, Peer, Service};
 use crate::observe::metrics::{self, AuthFailure, Endpoint};
+use crate::pages;
 use crate::respond::{self, Problem, Rejection};
 use crate::scan::{Outcome, UnixMillis};
 use crate::verify::admin_token::AdminScope;
@@ -46,6 +47,7 @@ fn resource(path: &str) -> Option<(&'static str, Option<AdminScope>)> {
         "/v1/trace" => ("GET, HEAD, POST", Some(AdminScope::Export)),
         "/v1/drain" | "/v1/reload" => ("POST", Some(AdminScope::Operate)),
         "/v1/links" => ("GET, HEAD, POST", Some(AdminScope::Links)),
+        path if pages::status(path).is_some() => ("GET, HEAD", Some(AdminScope::Read)),
         _ => return None,
     })
 }
@@ -76,7 +78,11 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>, peer: &Peer) ->
         "/readyz" => respond::readiness(&shared.health.readiness()).map(Body::from),
         "/v1/drain" => drain(shared, &caller).await.map(Body::from),
         "/v1/reload" => reload(shared, &caller).await.map(Body::from),
-        _ => core::alive().map(Body::from),
+        "/healthz" => core::alive().map(Body::from),
+        path => match pages::status(path) {
+            Some(file) => file.answer(request.headers()).map(Body::from),
+            None => respond::rejected(Rejection::NotFound).map(Body::from),
+        },
     }
 }
 
