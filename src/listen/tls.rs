@@ -19,6 +19,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
 use super::stream::Stream;
@@ -36,7 +37,14 @@ struct Files {
     certificates: PathBuf,
     key: PathBuf,
     clients: Option<Clients>,
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<Current>,
+}
+
+/// What connections are begun with.
+#[derive(Debug)]
+struct Current {
+    config: Arc<ServerConfig>,
+    expires_s: i64,
 }
 
 /// What is asked of clients.
@@ -159,7 +167,7 @@ impl Tls {
     /// # Errors
     /// As for [`Self::load`], of the clients' files as well.
     pub fn load_for(certificates: &Path, key: &Path, clients: Option<Clients>) -> Result<Self, TlsError> {
-        let current = ArcSwap::from_pointee(server_config(certificates, key, clients.as_ref())?);
+        let current = ArcSwap::from_pointee(Current::load(certificates, key, clients.as_ref())?);
         let files = Files { certificates: certificates.to_owned(), key: key.to_owned(), clients, current };
         Ok(Self(Arc::new(files)))
     }
@@ -169,14 +177,34 @@ impl Tls {
     /// # Errors
     /// As for [`Self::load_for`].
     pub fn reload(&self) -> Result<(), TlsError> {
-        let config = server_config(&self.0.certificates, &self.0.key, self.0.clients.as_ref())?;
-        self.0.current.store(Arc::new(config));
+        let current = Current::load(&self.0.certificates, &self.0.key, self.0.clients.as_ref())?;
+        self.0.current.store(Arc::new(current));
         Ok(())
     }
 
-    pub(super) fn current(&self) -> Arc<ServerConfig> {
-        self.0.current.load_full()
+    /// When the leaf's validity ends, in seconds since 1970.
+    pub fn expires_s(&self) -> i64 {
+        self.0.current.load().expires_s
     }
+
+    pub(super) fn current(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.0.current.load().config)
+    }
+}
+
+impl Current {
+    fn load(certificates: &Path, key: &Path, clients: Option<&Clients>) -> Result<Self, TlsError> {
+        let chain = read_certificates(certificates)?;
+        // None for what rustls is about to refuse.
+        let expires_s = chain.first().and_then(expires_s).unwrap_or(i64::MAX);
+        let config = Arc::new(server_config(certificates, chain, key, clients)?);
+        Ok(Self { config, expires_s })
+    }
+}
+
+fn expires_s(leaf: &CertificateDer<'_>) -> Option<i64> {
+    let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
+    Some(leaf.validity().not_after.timestamp())
 }
 
 /// What the client of a connection showed, if anything.
@@ -187,10 +215,10 @@ pub(super) fn client_certificate(stream: &Stream) -> Option<ClientCertificate> {
 
 fn server_config(
     certificates: &Path,
+    chain: Vec<CertificateDer<'static>>,
     key: &Path,
     clients: Option<&Clients>,
 ) -> Result<ServerConfig, TlsError> {
-    let chain = read_certificates(certificates)?;
     let unusable = |source| TlsError::Unusable { path: certificates.to_owned(), source };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let certified = certified(chain, &*read_key(key)?).map_err(unusable)?;
