@@ -14,6 +14,10 @@ use tempfile::TempDir;
 
 use crate::{cpu, sys};
 
+// What the gateway's own tests keep, by the same means.
+#[path = "../../tests/support/keep.rs"]
+mod keep;
+
 /// A start that replays a large journal may take a while.
 const START_S_MAX: u64 = 120;
 
@@ -23,6 +27,8 @@ pub struct Server {
     pub listen: SocketAddr,
     child: Child,
     log: PathBuf,
+    /// Data directory and admin listener, of a gateway.
+    gateway: Option<(PathBuf, SocketAddr)>,
 }
 
 impl Server {
@@ -84,8 +90,14 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if let (Some((data, admin)), Ok(None)) = (&self.gateway, self.child.try_wait()) {
+            keep::answers(data, *admin);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some((data, _)) = &self.gateway {
+            keep::files(data, Some(&self.log));
+        }
     }
 }
 
@@ -171,7 +183,8 @@ impl Site {
         command.args(["--listen", &self.listen.to_string(), "--admin", &self.admin.to_string()]);
         command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         let child = spawn_on(self.core, &mut command)?;
-        let mut server = Server { listen: self.listen, child, log };
+        let gateway = Some((self.data.clone(), self.admin));
+        let mut server = Server { listen: self.listen, child, log, gateway };
         // Over TLS, metrics on the admin listener stand in: that one opens together with the public one.
         let (at, path) = if self.tls { (self.admin, "/metrics") } else { (self.listen, "/readyz") };
         server.wait_for(at, path).context("scangate")?;
@@ -215,7 +228,7 @@ impl Nginx {
         command.arg("-c").arg(&config).arg("-p").arg(root.path()).stdin(Stdio::null());
         command.stdout(out.try_clone()?).stderr(out);
         let child = spawn_on(core, &mut command)?;
-        let mut server = Server { listen, child, log };
+        let mut server = Server { listen, child, log, gateway: None };
         server.wait_for(listen, "/").context("nginx")?;
         Ok(Self { server, _root: root })
     }
