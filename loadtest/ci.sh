@@ -36,14 +36,15 @@ loadtest/peers/install nginx
 benthos=target/ci-bin/benthos; [ -x "$benthos" ] || benthos=none
 compare() {
   "$bin/scangate-loadtest" compare --scangate "$bin/scangate" --peer "$bin/scangate-peer" --runtimes epoll --seconds 1 \
-    --rounds 1 --open-rate 500 --results "$results" "$@"
+    --rounds 1 --open-rate 500 "$@"
 }
 echo "== compare, small"
-compare --benthos "$benthos" --parts single,batch --batch-lines 100 --by-peer-max 1.0 || failed+=(compare)
+compare --benthos "$benthos" --parts single,batch --batch-lines 100 --by-peer-max 1.0 --results "$results" ||
+  failed+=(compare)
 echo "== compare, with a limit that can't hold"
-if compare --nginx none --benthos none --parts single --by-peer-max 0.01 --results "$results/negative" >/dev/null; then
+broken=$(compare --nginx none --benthos none --parts single --by-peer-max 0.01 --results "$results/negative") &&
   failed+=("compare: a broken limit passes")
-fi
+grep 'BROKEN: ' <<<"$broken" || failed+=("compare: a broken limit isn't named")
 echo "== scale, small"
 "$bin/scangate-loadtest" scale --scangate "$bin/scangate" --runtime epoll --small --results "$results" || failed+=(scale)
 echo "== model"
