@@ -19,8 +19,7 @@ use crate::idle::Idle;
 use crate::machine::Machine;
 use crate::scale::Scale;
 
-/// Bytes of an entry, allocator included: `cargo bench --bench deduplicate`. A scan has two.
-const DEDUPLICATE_ENTRY_BYTES: f64 = 38.6;
+/// What deduplication holds of a scan: by its place and time, and by its client id.
 const ENTRIES_A_SCAN: f64 = 2.0;
 /// Bytes of a link, allocator included: `cargo bench --bench links`.
 const LINK_BYTES: f64 = 55.0;
@@ -134,6 +133,9 @@ struct UnitCosts {
     connection_bytes: f64,
     /// A gateway that remembers next to nothing.
     resident_bytes: f64,
+    /// By how much its memory grows with each scan remembered: the entries, what the allocator and growing maps keep
+    /// beside them, and the embedded store's buffers.
+    remembered_bytes: f64,
 }
 
 /// What `compare` writes, as far as it is used here.
@@ -211,8 +213,19 @@ impl UnitCosts {
             batch_wire_bytes: [batch.request_bytes_each.round(), batch.answer_bytes_each.round()],
             connection_bytes: idle.context("compare.json lacks idle connections")?.bytes_each.round(),
             resident_bytes: single.resident_bytes as f64,
+            remembered_bytes: remembered_bytes(scale)?.round(),
         })
     }
+}
+
+/// By the growth from the curve's first point to its last.
+#[allow(clippy::cast_precision_loss)] // Bytes and counts of a run.
+fn remembered_bytes(scale: &Scale) -> Result<f64> {
+    let points = &scale.curve("entries").context("scale.json lacks entries")?.points;
+    let (first, last) = (points.first().context("no points")?, points.last().context("no points")?);
+    let entries = last.x.checked_sub(first.x).filter(|entries| *entries >= 1_000_000);
+    let entries = entries.context("the curve over entries must span a million")?;
+    Ok((last.resident_bytes as f64 - first.resident_bytes as f64) / entries as f64 * ENTRIES_A_SCAN)
 }
 
 fn hundredths(value: f64) -> f64 {
@@ -250,7 +263,7 @@ impl Sized {
         // The copy may lag behind by minutes, so it follows the hour's mean.
         let cores = (peak_per_s * answer_us + mean_per_s * costs.store_us) / 1e6 / assumed.utilisation;
         let gateways_by_cpu = (cores / assumed.gateway_cores).ceil();
-        let remembered = day * REMEMBER_DAYS * ENTRIES_A_SCAN * DEDUPLICATE_ENTRY_BYTES / 1e9;
+        let remembered = day * REMEMBER_DAYS * costs.remembered_bytes / 1e9;
         let everywhere_gb = (costs.resident_bytes + assumed.links_millions * 1e6 * LINK_BYTES) / 1e9;
         let connections_gb = assumed.connections_a_million * millions_an_hour * costs.connection_bytes / 1e9;
         let shared_gb = remembered + connections_gb;
@@ -346,11 +359,7 @@ fn tables(costs: &UnitCosts, assumed: &Assumptions) -> String {
             format!("{} MB", number(costs.resident_bytes / 1e6)),
             "`scale`, connections",
         ),
-        (
-            "scan remembered for deduplication",
-            bytes(ENTRIES_A_SCAN * DEDUPLICATE_ENTRY_BYTES),
-            "`cargo bench --bench deduplicate`",
-        ),
+        ("scan remembered for deduplication", bytes(costs.remembered_bytes), "`scale`, entries"),
         ("link", bytes(LINK_BYTES), "`cargo bench --bench links`"),
     ] {
         let _ = writeln!(out, "| {name} | {value} | {source} |");
