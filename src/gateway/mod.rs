@@ -14,6 +14,7 @@ mod inflate;
 mod links;
 mod lock;
 pub mod migration;
+mod signatures;
 mod shared;
 mod source;
 mod steps;
