@@ -43,6 +43,14 @@ impl UnixMillis {
         let ms = at.as_millisecond();
         if ms < 0 { Err(InvalidTimestamp) } else { Ok(Self(ms)) }
     }
+
+    /// Appends the text that [`fmt::Display`] gives, without the detour over a formatter.
+    pub fn write(self, text: &mut Vec<u8>) {
+        match timestamp::written(self.0) {
+            Some(written) => text.extend_from_slice(&written),
+            None => text.extend_from_slice(self.to_string().as_bytes()),
+        }
+    }
 }
 
 /// RFC 3339 in UTC with milliseconds: `2021-11-24T06:49:29.123Z`.
@@ -69,18 +77,26 @@ mod timestamp {
 
     /// Milliseconds since 1970, if the text is of that notation and not before.
     pub(super) fn read(text: &[u8]) -> Option<i64> {
-        let (date_time, fraction) = text.split_at_checked(19)?;
-        let ms = match fraction {
-            b"Z" => 0,
-            [b'.', ms @ .., b'Z'] if ms.len() == 3 => number(ms)?,
-            _ => return None,
-        };
-        let [_, _, _, _, b'-', _, _, b'-', _, _, b'T', _, _, b':', _, _, b':', _, _] = date_time else {
+        let (date_time, fraction) = text.split_first_chunk::<19>()?;
+        let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T', h1, h2, b':', n1, n2, b':', s1, s2] =
+            *date_time
+        else {
             return None;
         };
-        let part = |from, to| number(date_time.get(from..to)?);
-        let (year, month, day) = (part(0, 4)?, part(5, 7)?, part(8, 10)?);
-        let (hour, minute, second) = (part(11, 13)?, part(14, 16)?, part(17, 19)?);
+        let (f1, f2, f3) = match *fraction {
+            [b'Z'] => (b'0', b'0', b'0'),
+            [b'.', f1, f2, f3, b'Z'] => (f1, f2, f3),
+            _ => return None,
+        };
+        let digits = [y1, y2, y3, y4, m1, m2, d1, d2, h1, h2, n1, n2, s1, s2, f1, f2, f3];
+        // Without a way out of the loop, which then takes all of them at once.
+        if !digits.iter().fold(true, |all, digit| all & digit.is_ascii_digit()) {
+            return None;
+        }
+        let two = |tens: u8, ones: u8| i64::from(tens & 0xf) * 10 + i64::from(ones & 0xf);
+        let (year, month, day) = (two(y1, y2) * 100 + two(y3, y4), two(m1, m2), two(d1, d2));
+        let (hour, minute, second) = (two(h1, h2), two(n1, n2), two(s1, s2));
+        let ms = two(f1, f2) * 10 + i64::from(f3 & 0xf);
         let is_date = year >= 1970 && (1..=12).contains(&month) && (1..=days_in(year, month)).contains(&day);
         // A leap second is among what is left to the general reader.
         if !is_date || hour > 23 || minute > 59 || second > 59 {
@@ -95,31 +111,24 @@ mod timestamp {
         if !(0..=LAST_MS).contains(&ms) {
             return None;
         }
-        let (year, month, day) = date_after(ms / DAY_MS);
-        let mut text = *b"0000-00-00T00:00:00.000Z";
-        let parts = [
-            (0..4, year),
-            (5..7, month),
-            (8..10, day),
-            (11..13, ms / 3_600_000 % 24),
-            (14..16, ms / 60_000 % 60),
-            (17..19, ms / 1000 % 60),
-            (20..23, ms % 1000),
-        ];
-        for (place, mut value) in parts {
-            for digit in text.get_mut(place)?.iter_mut().rev() {
-                *digit += u8::try_from(value % 10).ok()?;
-                value /= 10;
-            }
-        }
-        Some(text)
+        let (year, month, day) = date_after(u32::try_from(ms / DAY_MS).ok()?);
+        let of_day = u32::try_from(ms % DAY_MS).ok()?;
+        let ([y1, y2], [y3, y4]) = (digits(year / 100), digits(year % 100));
+        let ([m1, m2], [d1, d2]) = (digits(month), digits(day));
+        let ([h1, h2], [n1, n2]) = (digits(of_day / 3_600_000), digits(of_day / 60_000 % 60));
+        let ([s1, s2], [f0, f1]) = (digits(of_day / 1000 % 60), digits(of_day % 1000 / 100));
+        let [f2, f3] = digits(of_day % 100);
+        debug_assert_eq!(f0, b'0');
+        Some([
+            y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T', h1, h2, b':', n1, n2, b':', s1, s2, b'.', f1,
+            f2, f3, b'Z',
+        ])
     }
 
-    fn number(digits: &[u8]) -> Option<i64> {
-        digits.iter().try_fold(0, |number, digit| match digit {
-            b'0'..=b'9' => Some(number * 10 + i64::from(digit - b'0')),
-            _ => None,
-        })
+    /// Two digits of a number below 100.
+    #[allow(clippy::cast_possible_truncation)] // Each is below 10.
+    const fn digits(number: u32) -> [u8; 2] {
+        [b'0' + (number / 10 % 10) as u8, b'0' + (number % 10) as u8]
     }
 
     fn days_in(year: i64, month: i64) -> i64 {
@@ -133,16 +142,16 @@ mod timestamp {
 
     /// Days from 0000-03-01 to 1970-01-01. A year that begins in March has its leap day last, and the
     /// months before it lengths of a steady pattern: 153 days in five.
-    const EPOCH_DAYS: i64 = 719_468;
+    const EPOCH_DAYS: u32 = 719_468;
 
     fn days_until(year: i64, month: i64, day: i64) -> i64 {
         let year = if month <= 2 { year - 1 } else { year };
         let leap_days = year / 4 - year / 100 + year / 400;
         let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-        year * 365 + leap_days + day_of_year - EPOCH_DAYS
+        year * 365 + leap_days + day_of_year - i64::from(EPOCH_DAYS)
     }
 
-    fn date_after(days: i64) -> (i64, i64, i64) {
+    fn date_after(days: u32) -> (u32, u32, u32) {
         let days = days + EPOCH_DAYS;
         let (era, day_of_era) = (days / 146_097, days % 146_097);
         let year_of_era =
@@ -151,7 +160,7 @@ mod timestamp {
         let month_from_march = (5 * day_of_year + 2) / 153;
         let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
         let month = (month_from_march + 2) % 12 + 1;
-        (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+        (era * 400 + year_of_era + u32::from(month <= 2), month, day)
     }
 }
 

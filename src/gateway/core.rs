@@ -15,6 +15,7 @@ use crate::listen::{Answer, Body, Peer, Service};
 use crate::observe::metrics::{CoreMetrics, Endpoint};
 use crate::openapi;
 use crate::respond::{self, Rejection};
+use crate::scan::UnixMillis;
 
 /// What one core holds: its own way into the journal, its own counters, and what all cores share.
 pub(super) struct Core {
@@ -29,6 +30,19 @@ impl Core {
     }
 }
 
+/// When a request's head had arrived, by either clock: each is read once a request.
+#[derive(Clone, Copy)]
+pub(super) struct Arrival {
+    pub(super) began: Instant,
+    pub(super) received: UnixMillis,
+}
+
+impl Arrival {
+    fn now() -> Self {
+        Self { began: Instant::now(), received: UnixMillis::now() }
+    }
+}
+
 /// The public listener's service on one core. Without a core only where a lane was taken twice, which
 /// answers 500.
 pub(super) struct Public(pub(super) Option<Rc<Core>>);
@@ -38,10 +52,10 @@ impl Service for Public {
         let core = self.0.clone();
         Box::pin(async move {
             let Some(core) = core else { return respond::internal().map(Body::from) };
-            let began = Instant::now();
+            let arrival = Arrival::now();
             let is_head = request.method() == Method::HEAD;
-            let (endpoint, response) = route(&core, request).await;
-            core.counters().request_done(endpoint, response.status().as_u16(), began.elapsed());
+            let (endpoint, response) = route(&core, request, arrival).await;
+            core.counters().request_done(endpoint, response.status().as_u16(), arrival.began.elapsed());
             let response = response.map(Body::from);
             if is_head { without_body(response) } else { response }
         })
@@ -66,12 +80,12 @@ pub(super) fn alive() -> Response<Bytes> {
     )
 }
 
-async fn route(core: &Core, request: Request<Incoming>) -> (Endpoint, Response<Bytes>) {
+async fn route(core: &Core, request: Request<Incoming>, arrival: Arrival) -> (Endpoint, Response<Bytes>) {
     let (method, path) = (request.method(), request.uri().path());
     match path {
         "/v1/checkins" if method == Method::POST => {
             let kind = checkins::kind(request.headers());
-            (kind.unwrap_or(Endpoint::Single), checkins::post(core, kind, request).await)
+            (kind.unwrap_or(Endpoint::Single), checkins::post(core, kind, request, arrival).await)
         }
         "/v1/frames" if method == Method::POST => match &core.shared.frames {
             Some(lane) => (Endpoint::Frame, frames::post(core, lane, request).await),

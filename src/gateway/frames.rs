@@ -182,7 +182,7 @@ impl Spoilt for Unread {
 /// Answers one frame: a line for each code in it, in reading order.
 pub(super) async fn post(core: &Core, lane: &FrameLane, request: Request<Incoming>) -> Response<Bytes> {
     let (head, body) = request.into_parts();
-    let device = match authenticate(core, &head.headers).await {
+    let device = match authenticate(core, &head.headers, UnixMillis::now()).await {
         Ok(device) => device,
         Err(problem) => return respond::problem(&problem),
     };
@@ -212,11 +212,11 @@ pub(super) async fn post(core: &Core, lane: &FrameLane, request: Request<Incomin
 /// The codes of a frame, at least one. Each counts as a scan against the device's rate, and so does a frame
 /// without any.
 async fn codes(core: &Core, lane: &FrameLane, device: &Device, frame: Frame) -> Result<Vec<Code>, Problem> {
-    within_rate(core, device, 1)?;
+    within_rate(core, device, 1, Instant::now())?;
     let Decoded { codes, .. } = lane.decode(device, frame).await?;
     match u32::try_from(codes.len()).unwrap_or(u32::MAX) {
         0 => Err(Problem::new(Outcome::NoCodeFound, "no code was found in the frame")),
-        count => within_rate(core, device, count - 1).map(|()| codes),
+        count => within_rate(core, device, count - 1, Instant::now()).map(|()| codes),
     }
 }
 

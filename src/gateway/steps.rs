@@ -104,7 +104,7 @@ pub(super) async fn record_all<S: Spoilt>(
     device: &Device,
     lines: &[Result<ScanRequest<'_>, S>],
     received: UnixMillis,
-) -> String {
+) -> Vec<u8> {
     let identified = identify_all(core, lines, received).await;
     let admitted: Vec<_> = lines
         .iter()
@@ -118,7 +118,7 @@ pub(super) async fn record_all<S: Spoilt>(
             (Err(spoilt), _) => Admitted::Refused(spoilt.problem()),
         })
         .collect();
-    let mut answer = String::with_capacity(lines.len() * 256);
+    let mut answer = Vec::with_capacity(lines.len() * 256);
     for (index, (line, admitted)) in lines.iter().zip(admitted).enumerate() {
         let verdict = settle(core, admitted).await;
         core.counters().outcome(verdict.outcome());
@@ -129,8 +129,11 @@ pub(super) async fn record_all<S: Spoilt>(
 }
 
 /// Turns the bearer token into a device: from the cache, or by checking its signature on the workers.
-pub(super) async fn authenticate(core: &Core, headers: &HeaderMap) -> Result<Arc<Device>, Problem> {
-    let now = UnixMillis::now();
+pub(super) async fn authenticate(
+    core: &Core,
+    headers: &HeaderMap,
+    now: UnixMillis,
+) -> Result<Arc<Device>, Problem> {
     let header = headers.get(AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
     let refused = |error: AuthError| {
         let no_token = matches!(error, AuthError::Missing | AuthError::Malformed { field: "authorization" });
@@ -168,8 +171,8 @@ const fn auth_failure(error: AuthError) -> AuthFailure {
 }
 
 /// Takes scans from the device's allowance.
-pub(super) fn within_rate(core: &Core, device: &Device, scans: u32) -> Result<(), Problem> {
-    device.admit(scans, Instant::now()).map_err(|limited| {
+pub(super) fn within_rate(core: &Core, device: &Device, scans: u32, now: Instant) -> Result<(), Problem> {
+    device.admit(scans, now).map_err(|limited| {
         core.counters().rate_limited(u64::from(scans));
         Problem::new(Outcome::RateLimited, "the device is over limits.device_scans_per_s")
             .bound("limits.device_scans_per_s")
