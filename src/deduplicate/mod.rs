@@ -310,10 +310,10 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
     ) -> CheckinId {
         // One buffer: hashed piece by piece it costs half as much again.
         let mut hashed = [0; 41];
-        let parts = person.0.iter().chain(&place.0).copied().chain([direction.code()]);
-        for (to, from) in hashed.iter_mut().zip(parts.chain(at.0.to_le_bytes())) {
-            *to = from;
-        }
+        hashed[..16].copy_from_slice(&person.0);
+        hashed[16..32].copy_from_slice(&place.0);
+        hashed[32] = direction.code();
+        hashed[33..].copy_from_slice(&at.0.to_le_bytes());
         let hash = SipHasher24::new_with_key(&self.id_key).hash(&hashed);
         CheckinId::new(at, hash).of_epoch(self.epoch)
     }
@@ -505,10 +505,8 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
 
     fn bucket(&self, pair: Key, bucket: i64) -> (Key, i64) {
         let mut hashed = [0; 20];
-        let parts = pair.to_bytes().into_iter().chain(bucket.to_le_bytes());
-        for (to, from) in hashed.iter_mut().zip(parts) {
-            *to = from;
-        }
+        hashed[..12].copy_from_slice(&pair.to_bytes());
+        hashed[12..].copy_from_slice(&bucket.to_le_bytes());
         (self.key(&hashed), bucket * self.bucket_ms)
     }
 

@@ -12,7 +12,8 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
-use hyper::{HeaderMap, Request, Response, Version};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Response, Version};
 
 use super::core::{Arrival, Core};
 use super::steps::{authenticate, record, record_all, within_rate};
@@ -27,10 +28,10 @@ use crate::scan::Outcome;
 pub(super) async fn post(
     core: &Core,
     kind: Option<Endpoint>,
-    request: Request<Incoming>,
+    head: &Parts,
+    body: Incoming,
     arrival: Arrival,
 ) -> Response<Bytes> {
-    let (head, body) = request.into_parts();
     let device = match authenticate(core, &head.headers, arrival.received).await {
         Ok(device) => device,
         Err(problem) => return respond::problem(&problem),
@@ -48,7 +49,7 @@ pub(super) async fn post(
     };
     core.counters().body(body.len());
     match kind {
-        Endpoint::Batch => batch(core, &device, &body, arrival).await,
+        Endpoint::Batch => Box::pin(batch(core, &device, &body, arrival)).await,
         _ => single(core, &device, &body, arrival).await,
     }
 }

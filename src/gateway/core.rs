@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
 
 use super::{Shared, checkins, frames};
@@ -50,11 +51,14 @@ pub(super) struct Public(pub(super) Option<Rc<Core>>);
 impl Service for Public {
     fn call(&self, request: Request<Incoming>, _peer: &Peer) -> Answer {
         let core = self.0.clone();
+        // What a request allocates and copies grows with this future: so its head, which is large, is lent from here
+        // on instead of being handed from step to step, and what is rare, or many lines, has a box of its own.
+        let (head, body) = request.into_parts();
         Box::pin(async move {
             let Some(core) = core else { return respond::internal().map(Body::from) };
             let arrival = Arrival::now();
-            let is_head = request.method() == Method::HEAD;
-            let (endpoint, response) = route(&core, request, arrival).await;
+            let is_head = head.method == Method::HEAD;
+            let (endpoint, response) = route(&core, &head, body, arrival).await;
             core.counters().request_done(endpoint, response.status().as_u16(), arrival.began.elapsed());
             let response = response.map(Body::from);
             if is_head { without_body(response) } else { response }
@@ -80,15 +84,15 @@ pub(super) fn alive() -> Response<Bytes> {
     )
 }
 
-async fn route(core: &Core, request: Request<Incoming>, arrival: Arrival) -> (Endpoint, Response<Bytes>) {
-    let (method, path) = (request.method(), request.uri().path());
+async fn route(core: &Core, head: &Parts, body: Incoming, arrival: Arrival) -> (Endpoint, Response<Bytes>) {
+    let (method, path) = (&head.method, head.uri.path());
     match path {
         "/v1/checkins" if method == Method::POST => {
-            let kind = checkins::kind(request.headers());
-            (kind.unwrap_or(Endpoint::Single), checkins::post(core, kind, request, arrival).await)
+            let kind = checkins::kind(&head.headers);
+            (kind.unwrap_or(Endpoint::Single), checkins::post(core, kind, head, body, arrival).await)
         }
         "/v1/frames" if method == Method::POST => match &core.shared.frames {
-            Some(lane) => (Endpoint::Frame, frames::post(core, lane, request).await),
+            Some(lane) => (Endpoint::Frame, Box::pin(frames::post(core, lane, head, body)).await),
             None => (Endpoint::Unknown, respond::rejected(Rejection::NotFound)),
         },
         "/v1/checkins" | "/v1/frames" => {

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Request, Response, Version};
+use hyper::{HeaderMap, Response, Version};
 
 use super::core::Core;
 use super::frame_problems::{self as problems, Refused};
@@ -180,13 +180,12 @@ impl Spoilt for Unread {
 }
 
 /// Answers one frame: a line for each code in it, in reading order.
-pub(super) async fn post(core: &Core, lane: &FrameLane, request: Request<Incoming>) -> Response<Bytes> {
-    let (head, body) = request.into_parts();
+pub(super) async fn post(core: &Core, lane: &FrameLane, head: &Parts, body: Incoming) -> Response<Bytes> {
     let device = match authenticate(core, &head.headers, UnixMillis::now()).await {
         Ok(device) => device,
         Err(problem) => return respond::problem(&problem),
     };
-    let (query, frame) = match read(lane, &head, body).await {
+    let (query, frame) = match read(lane, head, body).await {
         Ok(read) => read,
         Err(refused) => return refused.response(),
     };

@@ -86,7 +86,7 @@ pub(super) async fn record(
 ) -> Verdict {
     let identified = match identify(core, request, received) {
         Identification::Done(result) => result,
-        Identification::Unseen(code) => match check_signatures(core, vec![code]).await.pop() {
+        Identification::Unseen(code) => match Box::pin(check_signatures(core, vec![code])).await.pop() {
             Some(result) => result,
             None => Err(unchecked()),
         },

@@ -10,17 +10,27 @@ use super::{Fields, Text};
 
 /// Reads an object of that notation; none for any other text.
 pub(super) fn read(text: &[u8]) -> Option<Fields<'_>> {
-    // Once over all of it is cheaper than string after string.
+    let text = text.trim_ascii();
+    // No control character stands in a string, and between strings hardly anybody writes one. Looked for without a
+    // way out of the loop, which then takes many bytes at a time, and, as UTF-8 is, over all the text at once.
+    if text.iter().copied().fold(u8::MAX, u8::min) < b' ' {
+        return None;
+    }
     let mut reader = Reader { rest: std::str::from_utf8(text).ok()? };
     let (mut id, mut qr, mut at, mut direction) = (None, None, None, None);
     reader.token(b'{')?;
     loop {
-        let slot = match reader.string()? {
-            "id" => &mut id,
-            "qr" => &mut qr,
-            "at" => &mut at,
-            "direction" => &mut direction,
-            _ => return None,
+        reader.skip_spaces();
+        let slot = if reader.follows("\"id\"") {
+            &mut id
+        } else if reader.follows("\"qr\"") {
+            &mut qr
+        } else if reader.follows("\"at\"") {
+            &mut at
+        } else if reader.follows("\"direction\"") {
+            &mut direction
+        } else {
+            return None;
         };
         reader.token(b':')?;
         if slot.replace(Cow::Borrowed(reader.string()?)).is_some() {
@@ -31,7 +41,6 @@ pub(super) fn read(text: &[u8]) -> Option<Fields<'_>> {
         }
     }
     reader.token(b'}')?;
-    reader.skip_space();
     reader.rest.is_empty().then_some(())?;
     Some(Fields { id: id?, qr: qr?, at: at.map(Text), direction: direction.map(Text) })
 }
@@ -41,14 +50,21 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn skip_space(&mut self) {
-        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.rest.as_bytes().first() {
+    fn skip_spaces(&mut self) {
+        while let Some(b' ') = self.rest.as_bytes().first() {
             self.rest = self.rest.get(1..).unwrap_or_default();
         }
     }
 
+    /// Whether this comes next; if so, it is passed over.
+    fn follows(&mut self, text: &str) -> bool {
+        let rest = self.rest.strip_prefix(text);
+        self.rest = rest.unwrap_or(self.rest);
+        rest.is_some()
+    }
+
     fn token(&mut self, token: u8) -> Option<()> {
-        self.skip_space();
+        self.skip_spaces();
         if *self.rest.as_bytes().first()? != token {
             return None;
         }
@@ -59,13 +75,8 @@ impl<'a> Reader<'a> {
     fn string(&mut self) -> Option<&'a str> {
         self.token(b'"')?;
         let (text, rest) = self.rest.split_at_checked(memchr2(b'"', b'\\', self.rest.as_bytes())?)?;
-        // Without a way out of the loop, which then takes many bytes at a time.
-        if text.bytes().fold(u8::MAX, u8::min) < b' ' {
-            return None;
-        }
-        self.rest = rest;
         // A backslash is none.
-        self.token(b'"')?;
+        self.rest = rest.strip_prefix('"')?;
         Some(text)
     }
 }
@@ -84,7 +95,7 @@ mod tests {
     fn the_usual_notations_are_read() {
         for text in [
             r#"{"id":"a","qr":"x|Phố Huế","at":"2021-11-24T06:49:29Z","direction":"in"}"#,
-            "{ \"qr\" : \"\u{7f}\",\r\n\t\"id\": \"\" } ",
+            "{ \"qr\" : \"\u{7f}\",  \"id\": \"\" } \r\n",
         ] {
             let (plain, general) =
                 (read(text.as_bytes()).unwrap(), serde_json::from_str::<Fields<'_>>(text).unwrap());
@@ -102,6 +113,8 @@ mod tests {
             r#"{"id":"a","qr":"x"}}"#,
             r#"{"id":"a","qr":"x","more":"y"}"#,
             r#"{"id":"a"}"#,
+            r#"{"\u0069d":"a","qr":"x"}"#,
+            "{\"id\":\"a\",\n\"qr\":\"x\"}",
             "{\"id\":\"a\",\"qr\":\"\t\"}",
             "{}",
             "",
