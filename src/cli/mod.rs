@@ -3,6 +3,7 @@
 mod check_config;
 mod decode;
 mod export;
+mod health;
 mod migrate;
 mod issue;
 mod journal;
@@ -16,9 +17,11 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
+pub use self::health::Health;
 pub use self::issue::Issue;
 pub use self::keys::Keys;
 pub use self::verify::Verify;
@@ -56,6 +59,8 @@ Every setting can come from the environment: SCANGATE_LIMITS__DEVICE_SCANS_PER_S
 pub enum Command {
     /// Serve check-ins until SIGTERM.
     Serve(Serve),
+    /// Ask a running gateway whether scans should be sent to it.
+    Health(Health),
     /// Report every mistake of a configuration file with its line and column.
     CheckConfig {
         /// The file.
@@ -78,12 +83,12 @@ pub enum Command {
     },
     /// Say what a payload is, whether it is proven or only asserted, and why not.
     Verify(Verify),
-    /// Look into a journal.
+    /// Look into a journal, or drain one whose gateway won't start again.
     #[command(subcommand)]
     Journal(Journal),
     /// Write check-ins as NDJSON, under pseudonyms, by event time.
     Export(Export),
-    /// Change what a stopped gateway keeps.
+    /// Bring the database's schema up to date, or change what a stopped gateway keeps.
     #[command(subcommand)]
     Migrate(Migrate),
     /// Print the API's description (OpenAPI 3.1).
@@ -155,11 +160,38 @@ pub enum Journal {
         /// The journal's directory, DATA/journal.
         dir: PathBuf,
     },
+    /// Bring into the store what a stopped gateway's journal still holds; exit code 1 if not all of it.
+    #[command(
+        after_help = "For a volume whose gateway won't start again. Run it again until it exits with 0.\n\nExample:\n  scangate journal drain --data-dir data --timeout 10m"
+    )]
+    Drain {
+        /// Instead of gateway.data_dir.
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+        /// Configuration file, for a store of kind "cql".
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// How long to try: 90s, 45m, 12h.
+        #[arg(long, value_parser = ttl::parse, value_name = "TIME", default_value = "10m")]
+        timeout: Duration,
+    },
 }
 
 /// `migrate`
 #[derive(Debug, Subcommand)]
 pub enum Migrate {
+    /// Create what is missing of the database's keyspace and tables, a line for each migration.
+    #[command(
+        after_help = "Run it once, before gateways with cql.create_schema = false start.\n\nExample:\n  scangate migrate schema --config scangate.toml"
+    )]
+    Schema {
+        /// Configuration file, with a store of kind "cql".
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Change nothing; exit code 1 if a migration is missing.
+        #[arg(long)]
+        check: bool,
+    },
     /// Make a new pepper and bring journal, store and links under it. Interrupted, run it again.
     #[command(
         after_help = "Refused while the gateway runs.\n\nExample:\n  scangate migrate pepper --data-dir data"
@@ -220,6 +252,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Decode { files } => decode::run(&files),
         Command::Verify(verify) => verify::run(&verify),
         Command::Journal(journal) => journal::run(&journal),
+        Command::Health(health) => health::run(&health),
         Command::Export(range) => export::run(&range),
         Command::Migrate(migrate) => migrate::run(&migrate),
     }
@@ -313,6 +346,11 @@ mod tests {
             "scangate verify SG1:X --data-dir d",
             "scangate journal inspect d",
             "scangate journal verify d",
+            "scangate journal drain --data-dir d --config f --timeout 10m",
+            "scangate health",
+            "scangate health --config f --timeout-ms 500",
+            "scangate health --address [::1]:8080",
+            "scangate migrate schema --config f --check",
             "scangate export --data-dir d --from 2021-11-24T00:00:00Z --to 2021-11-25T00:00:00Z",
             "scangate migrate pepper --data-dir d --config f",
             "scangate openapi",
@@ -341,6 +379,8 @@ mod tests {
             "scangate issue bulk list.csv --out d",
             "scangate verify --json --plain x",
             "scangate decode",
+            "scangate health --timeout-ms 0",
+            "scangate journal drain --timeout soon",
             "scangate export --from yesterday --to today",
         ] {
             assert_eq!(parsed(line).err().map(|error| error.exit_code()), Some(i32::from(USAGE)), "{line}");

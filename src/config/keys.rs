@@ -119,8 +119,8 @@ sections! {
         /// Holds keys, journal, embedded store and watermark; the only directory written to.
         /// A relative path starts at the working directory.
         data_dir: PathBuf = PathBuf::from("./data"), Rule::Any;
-        /// After SIGTERM, how long requests under way and the journal's last commit may take before
-        /// connections are closed. 25 s ends inside the 30 s that Kubernetes grants by default.
+        /// After SIGTERM, how long requests under way may take before connections are closed, and
+        /// then again how long the store may take to catch up. Grant a stop twice this and 10 s.
         drain_timeout_ms: u64 = 25_000, Rule::Within(0, 3_600_000);
     }
 

@@ -13,7 +13,7 @@ use std::fmt;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use crate::scan::Checkin;
+use crate::scan::{Checkin, UnixMillis};
 
 use super::watermark::{self, WatermarkError};
 use super::{FailureKind, Store};
@@ -104,6 +104,7 @@ pub struct DrainStats {
     syncs: AtomicU64,
     lag_records: AtomicU64,
     lag_bytes: AtomicU64,
+    oldest_received_ms: AtomicI64,
     last_failure: AtomicU8,
     failing: AtomicBool,
 }
@@ -142,6 +143,12 @@ impl DrainStats {
         }
     }
 
+    /// When the oldest record of the batch in hand was received; none once everything is written.
+    pub fn oldest_received(&self) -> Option<UnixMillis> {
+        let received = self.oldest_received_ms.load(Ordering::Relaxed);
+        (received > 0).then_some(UnixMillis(received))
+    }
+
     /// The last failure's kind, if there ever was one.
     pub fn last_failure(&self) -> Option<FailureKind> {
         FailureKind::from_code(self.last_failure.load(Ordering::Relaxed))
@@ -156,6 +163,21 @@ impl DrainStats {
         self.last_failure.store(kind as u8, Ordering::Relaxed);
         self.retries.fetch_add(1, Ordering::Relaxed);
         self.failing.store(true, Ordering::Relaxed);
+    }
+
+    fn took(&self, batch: &[Checkin]) {
+        let oldest = batch.first().map_or(0, |checkin| checkin.scan.received.0);
+        self.oldest_received_ms.store(oldest, Ordering::Relaxed);
+    }
+
+    /// Nothing is read meanwhile: what comes in is at least as old as the first look at it.
+    fn stalled(&self, backlog: Backlog) {
+        self.looked(backlog);
+        if backlog.records > 0 {
+            let now = UnixMillis::now().0;
+            // One that is in hand already is older.
+            let _ = self.oldest_received_ms.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 
     fn looked(&self, backlog: Backlog) {
@@ -316,6 +338,7 @@ impl Worker {
         let mut unsynced: Option<Unsynced> = None;
         loop {
             let next = self.read(source, position, &mut batch)?;
+            self.stats.took(&batch);
             self.write(source, position, &batch)?;
             if next != position {
                 let pending = unsynced.get_or_insert(Unsynced { records: 0, since: Instant::now() });
@@ -413,13 +436,19 @@ impl Worker {
         loop {
             match self.runtime.block_on(self.store.sync()) {
                 Ok(()) => break,
-                Err(error) => self.failed(error.kind(), &error, &mut backoff)?,
+                Err(error) => {
+                    self.stats.stalled(source.backlog(position));
+                    self.failed(error.kind(), &error, &mut backoff)?;
+                }
             }
         }
         loop {
             match watermark::save(&self.watermark, position) {
                 Ok(()) => break,
-                Err(error) => self.failed(FailureKind::Watermark, &error, &mut backoff)?,
+                Err(error) => {
+                    self.stats.stalled(source.backlog(position));
+                    self.failed(FailureKind::Watermark, &error, &mut backoff)?;
+                }
             }
         }
         self.stats.failing.store(false, Ordering::Relaxed);
