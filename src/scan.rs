@@ -77,26 +77,18 @@ mod timestamp {
 
     /// Milliseconds since 1970, if the text is of that notation and not before.
     pub(super) fn read(text: &[u8]) -> Option<i64> {
-        let (date_time, fraction) = text.split_first_chunk::<19>()?;
-        let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T', h1, h2, b':', n1, n2, b':', s1, s2] =
-            *date_time
-        else {
-            return None;
-        };
-        let (f1, f2, f3) = match *fraction {
-            [b'Z'] => (b'0', b'0', b'0'),
-            [b'.', f1, f2, f3, b'Z'] => (f1, f2, f3),
+        let (date_time, fraction) = text.split_at_checked(19)?;
+        let ms = match fraction {
+            b"Z" => 0,
+            [b'.', ms @ .., b'Z'] if ms.len() == 3 => number(ms)?,
             _ => return None,
         };
-        let digits = [y1, y2, y3, y4, m1, m2, d1, d2, h1, h2, n1, n2, s1, s2, f1, f2, f3];
-        // Without a way out of the loop, which then takes all of them at once.
-        if !digits.iter().fold(true, |all, digit| all & digit.is_ascii_digit()) {
+        let [_, _, _, _, b'-', _, _, b'-', _, _, b'T', _, _, b':', _, _, b':', _, _] = date_time else {
             return None;
-        }
-        let two = |tens: u8, ones: u8| i64::from(tens & 0xf) * 10 + i64::from(ones & 0xf);
-        let (year, month, day) = (two(y1, y2) * 100 + two(y3, y4), two(m1, m2), two(d1, d2));
-        let (hour, minute, second) = (two(h1, h2), two(n1, n2), two(s1, s2));
-        let ms = two(f1, f2) * 10 + i64::from(f3 & 0xf);
+        };
+        let part = |from, to| number(date_time.get(from..to)?);
+        let (year, month, day) = (part(0, 4)?, part(5, 7)?, part(8, 10)?);
+        let (hour, minute, second) = (part(11, 13)?, part(14, 16)?, part(17, 19)?);
         let is_date = year >= 1970 && (1..=12).contains(&month) && (1..=days_in(year, month)).contains(&day);
         // A leap second is among what is left to the general reader.
         if !is_date || hour > 23 || minute > 59 || second > 59 {
@@ -129,6 +121,13 @@ mod timestamp {
     #[allow(clippy::cast_possible_truncation)] // Each is below 10.
     const fn digits(number: u32) -> [u8; 2] {
         [b'0' + (number / 10 % 10) as u8, b'0' + (number % 10) as u8]
+    }
+
+    fn number(digits: &[u8]) -> Option<i64> {
+        digits.iter().try_fold(0, |number, digit| match digit {
+            b'0'..=b'9' => Some(number * 10 + i64::from(digit - b'0')),
+            _ => None,
+        })
     }
 
     fn days_in(year: i64, month: i64) -> i64 {
