@@ -5,10 +5,12 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::audit::{audited, caller};
 use super::{DataDir, Migrate, print};
+use crate::audit::{Action, Entry};
 use crate::config::{self, Overrides};
-use crate::gateway::migrate_schema;
 use crate::gateway::migration::{Rotated, rotate_pepper};
+use crate::gateway::{DataLock, migrate_schema};
 
 pub(super) fn run(command: &Migrate) -> anyhow::Result<ExitCode> {
     match command {
@@ -29,7 +31,11 @@ fn schema(config: Option<&Path>, check: bool) -> anyhow::Result<ExitCode> {
 fn pepper(data_dir: &DataDir, config: Option<&Path>) -> anyhow::Result<ExitCode> {
     let overrides = Overrides { data_dir: Some(data_dir.path()), ..Overrides::default() };
     let config = config::load(config, std::env::vars_os(), &overrides)?.config;
-    let Rotated { epoch, records, rows, links } = rotate_pepper(&config, &mut |_| ControlFlow::Continue(()))?;
+    // Before anything is made: a gateway that runs is no rotation.
+    drop(DataLock::acquire(&config.gateway.data_dir)?);
+    let entry = Entry::new(caller(), Action::Pepper);
+    let rotate = || Ok(rotate_pepper(&config, &mut |_| ControlFlow::Continue(()))?);
+    let Rotated { epoch, records, rows, links } = audited(&config.gateway.data_dir, entry, rotate)?;
     let summary = serde_json::json!({
         "epoch": epoch,
         "records": records,

@@ -1,5 +1,7 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
+mod admin_client;
+mod audit;
 mod check_config;
 mod decode;
 mod export;
@@ -8,6 +10,7 @@ mod migrate;
 mod issue;
 mod journal;
 mod keys;
+mod keys_admin;
 mod serve;
 mod ttl;
 mod verify;
@@ -21,9 +24,11 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
+pub use self::admin_client::AdminToken;
 pub use self::health::Health;
 pub use self::issue::Issue;
 pub use self::keys::Keys;
+pub use self::keys_admin::AdminTokens;
 pub use self::verify::Verify;
 
 use crate::config::{self, Config, ConfigErrors, Loaded, Overrides};
@@ -88,6 +93,11 @@ pub enum Command {
     Journal(Journal),
     /// Write check-ins as NDJSON, under pseudonyms, by event time.
     Export(Export),
+    /// Write one person's check-ins as NDJSON, under whichever of the person's codes they were made.
+    Trace(Trace),
+    /// Look into the audit log: who read check-ins, or changed keys.
+    #[command(subcommand)]
+    Audit(Audit),
     /// Bring the database's schema up to date, or change what a stopped gateway keeps.
     #[command(subcommand)]
     Migrate(Migrate),
@@ -224,6 +234,50 @@ pub struct Export {
     /// First event time that is left out, RFC 3339.
     #[arg(long, value_parser = UnixMillis::parse, value_name = "TIME")]
     pub to: UnixMillis,
+    /// What for, as the audit log will say: a case, never a person's number or name.
+    #[arg(long, value_name = "TEXT")]
+    pub purpose: Option<String>,
+    /// Lets in, where a gateway runs that asks for a token.
+    #[command(flatten)]
+    pub token: AdminToken,
+}
+
+/// `trace`
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Example, with the number kept out of the shell's history:\n  scangate trace - --from 2021-11-01T00:00:00+07:00 --to 2021-11-25T00:00:00+07:00 --purpose 'case 17' < number.txt"
+)]
+pub struct Trace {
+    /// Whose: a reference as `issue person` takes it (a citizen number, a QID, another name), or a pseudonym of 32
+    /// hexadecimal digits; - reads it from standard input.
+    pub person: String,
+    /// Where from, from when to when, and what for.
+    #[command(flatten)]
+    pub range: Export,
+}
+
+/// `audit`
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Hold the log to its chain; exit code 1 with the first broken link.
+    #[command(
+        after_help = "Example:\n  scangate audit verify data/audit --head 17:5f6e…   a number and hash from /v1/stats or the log"
+    )]
+    Verify {
+        /// The log's directory, DATA/audit.
+        dir: PathBuf,
+        /// Also that it holds this record, as it was published: NUMBER:HASH.
+        #[arg(long, value_parser = audit::parse_head, value_name = "NUMBER:HASH")]
+        head: Option<crate::audit::Head>,
+    },
+    /// Write the records as NDJSON.
+    Show {
+        /// The log's directory, DATA/audit.
+        dir: PathBuf,
+        /// Only so many, the newest.
+        #[arg(long, value_name = "N")]
+        last: Option<usize>,
+    },
 }
 
 /// Does what was asked.
@@ -254,6 +308,8 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Journal(journal) => journal::run(&journal),
         Command::Health(health) => health::run(&health),
         Command::Export(range) => export::run(&range),
+        Command::Trace(command) => export::run_trace(&command),
+        Command::Audit(command) => audit::run(&command),
         Command::Migrate(migrate) => migrate::run(&migrate),
     }
 }
@@ -352,6 +408,13 @@ mod tests {
             "scangate health --address [::1]:8080",
             "scangate migrate schema --config f --check",
             "scangate export --data-dir d --from 2021-11-24T00:00:00Z --to 2021-11-25T00:00:00Z",
+            "scangate export --from 2021-11-24T00:00:00Z --to 2021-11-25T00:00:00Z --purpose p --admin-token-file f",
+            "scangate trace 001093029317 --from 2021-11-24T00:00:00Z --to 2021-11-25T00:00:00Z --data-dir d",
+            "scangate audit verify d",
+            "scangate audit show d --last 10",
+            "scangate keys admin grafana --scope read,links --ttl 30d --data-dir d",
+            "scangate keys admin --list",
+            "scangate keys admin --revoke grafana",
             "scangate migrate pepper --data-dir d --config f",
             "scangate openapi",
             "scangate completions zsh",
@@ -382,6 +445,12 @@ mod tests {
             "scangate health --timeout-ms 0",
             "scangate journal drain --timeout soon",
             "scangate export --from yesterday --to today",
+            "scangate keys admin",
+            "scangate keys admin grafana",
+            "scangate keys admin Grafana --scope read",
+            "scangate keys admin grafana --scope all",
+            "scangate keys admin grafana --scope read --list",
+            "scangate audit verify d --head 1",
         ] {
             assert_eq!(parsed(line).err().map(|error| error.exit_code()), Some(i32::from(USAGE)), "{line}");
         }

@@ -6,6 +6,7 @@
 //! let the lock go.
 
 mod admin;
+mod audited;
 mod checkins;
 mod core;
 mod frame_problems;
@@ -16,6 +17,7 @@ mod links;
 mod lock;
 pub mod migration;
 mod signatures;
+mod reading;
 mod shared;
 mod source;
 mod steps;
@@ -34,6 +36,8 @@ pub use self::leftover::{Leftover, drain_journal};
 pub use self::lock::{DataLock, Holder, LockError};
 pub use self::shared::Shared;
 use self::source::{JournalSource, Written};
+use crate::audit::{Action, AuditLog, AuditSettings, Outcome};
+use crate::authenticate::AdminAuth;
 use crate::config::{self, Config, StoreKind};
 use crate::decode::StartError;
 use crate::deduplicate::{self, Deduplicate};
@@ -190,6 +194,8 @@ impl Gateway {
         let watermark = data_dir.join("watermark");
         let drain = Drain::start(source, Arc::clone(&store), drain_settings(config), watermark)?;
         let tls = tls(&config.tls)?;
+        let (admin_tls, admin_auth) = (admin_tls(&config.admin)?, admin_auth(config)?);
+        let audit = AuditLog::new(&audit_dir(data_dir), audit_settings(config));
         let frames = FrameLane::start(config)?;
         let parts = shared::Parts {
             keys,
@@ -203,10 +209,13 @@ impl Gateway {
             metrics,
             frames,
             tls: tls.clone(),
+            admin_tls,
+            admin_auth,
+            audit,
         };
         let shared = Arc::new(Shared::new(config, parts, Arc::clone(drain.stats()))?);
         let (public, admin) = open_listeners(config, cores, &shared, tls.as_ref(), lanes)?;
-        lock.announce(Some(admin.address()))?;
+        lock.announce(Some(admin.address()), config.admin.tls_cert_file.as_deref())?;
         shared.serving(public.runtime(), public.counters());
         shared.health.enter(Phase::Serving);
         let drain_timeout = Duration::from_millis(config.gateway.drain_timeout_ms);
@@ -301,10 +310,15 @@ impl Signals {
         self.0.stop.request();
     }
 
-    /// Load keys, revocations and the certificate again. A failure is logged and changes nothing.
+    /// Load keys, revocations and certificates again. A failure is logged and changes nothing.
     pub fn reload(&self) {
-        if let Err(error) = self.0.reload() {
+        let call = audited::signalled(&self.0, Action::Reload);
+        let loaded = self.0.reload();
+        if let Err(error) = &loaded {
             tracing::error!(error = format!("{error:#}"), "reload failed; what doesn't load stays as it was");
+        }
+        if let Some(call) = call {
+            call.end(&self.0, if loaded.is_ok() { Outcome::Done } else { Outcome::Failed }, None);
         }
     }
 }
@@ -420,6 +434,32 @@ fn tls(config: &config::Tls) -> Result<Option<Tls>, TlsError> {
     }
 }
 
+fn admin_tls(admin: &config::Admin) -> Result<Option<Tls>, TlsError> {
+    match (&admin.tls_cert_file, &admin.tls_key_file) {
+        (Some(certificates), Some(key)) => {
+            Tls::load_asking(certificates, key, admin.tls_client_ca_file.as_deref()).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+fn admin_auth(config: &Config) -> Result<AdminAuth, KeysError> {
+    let asks = config.admin.auth == config::AdminAuth::Required || !config.listen.admin.ip().is_loopback();
+    let auth = AdminAuth::load(&config.gateway.data_dir, asks)?;
+    tracing::info!(asks, tokens = auth.tokens(), "admin tokens loaded");
+    Ok(auth)
+}
+
+/// Where the audit log of a data directory is.
+pub fn audit_dir(data_dir: &std::path::Path) -> std::path::PathBuf {
+    data_dir.join("audit")
+}
+
+/// The audit log's bounds.
+pub fn audit_settings(config: &Config) -> AuditSettings {
+    AuditSettings { segment_bytes: config.audit.segment_bytes, retention_days: config.audit.retention_days }
+}
+
 fn open_listeners(
     config: &Config,
     cores: usize,
@@ -435,8 +475,12 @@ fn open_listeners(
         ..listen_settings(config)
     };
     let admin_shared = Arc::clone(shared);
-    let admin =
-        listen::run(&admin_settings, None, move |_| Admin(Arc::clone(&admin_shared)), listen::Drain::new())?;
+    let admin = listen::run(
+        &admin_settings,
+        shared.admin_tls(),
+        move |_| Admin(Arc::clone(&admin_shared)),
+        listen::Drain::new(),
+    )?;
     let settings = listen::Settings { cores, ..listen_settings(config) };
     let lanes: Arc<Vec<_>> =
         Arc::new(lanes.into_iter().map(|lane| parking_lot::Mutex::new(Some(lane))).collect());

@@ -13,6 +13,7 @@
 
 pub mod fold;
 pub mod export;
+pub mod trace;
 pub mod rewrite;
 pub mod drain;
 pub mod watermark;
@@ -143,6 +144,15 @@ impl Store {
             }
         }
         Ok(rows)
+    }
+
+    /// Removes what is past its retention at `now`. The embedded store does so by whole days, once the last moment of a
+    /// day is over, and by itself once a day and at each start; a CQL database by the time to live of each row.
+    pub fn expire(&self, now: UnixMillis) -> Result<(), StoreError> {
+        match self {
+            Self::Embedded(store) => store.expire(now),
+            Self::Cql(_) => Ok(()),
+        }
     }
 
     /// Whether the store can be written to now.

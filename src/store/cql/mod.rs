@@ -176,6 +176,8 @@ impl Cql {
             batch.iter().filter(|checkin| !self.retention.is_over(checkin.scan.at, now)).collect();
         if !live.is_empty() {
             let connection = self.connected().await?;
+            // Anew: connecting takes seconds, by which every row would live longer than its retention.
+            let now = UnixMillis::now();
             self.list_places(&connection, &live, now).await?;
             self.upsert(&connection, live.clone(), now).await?;
         }
