@@ -1,10 +1,13 @@
 //! What a device sends: one JSON document, or NDJSON, one document a line, or a frame's query. Pure: bytes
 //! in, requests out.
 //!
-//! A batch is parsed as one large document, which is where simd-json is at its best: the lines are joined
-//! into one array and parsed at once. Only where that fails, or the number of elements isn't the number of
-//! lines, is each line parsed by itself, so that a bad line spoils only itself. A single body is small, and
-//! serde_json measures faster on it (`benches/request.rs` prints both on the same bytes).
+//! Three readers, each where it is the fastest (`benches/request.rs` prints them on the same bytes): [`plain`] for
+//! objects of strings without escapes, which is what nearly every device writes; for a batch whose first line is
+//! not of that kind simd-json, which is at its best on one large document, so its lines are joined into one array
+//! and parsed at once; and serde_json for everything else: a single body with escapes, the lines of a batch that
+//! don't form one document, and whatever has to be refused, so that a bad line spoils only itself.
+
+mod plain;
 
 use std::borrow::Cow;
 
@@ -142,8 +145,7 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 /// # Errors
 /// The first thing wrong with it.
 pub fn single(body: &[u8], payload_bytes_max: usize) -> Result<ScanRequest<'_>, Malformed> {
-    // Checking the whole body's UTF-8 at once is cheaper than checking string after string.
-    match std::str::from_utf8(body).ok().and_then(|body| serde_json::from_str::<Fields<'_>>(body).ok()) {
+    match plain::read(body).or_else(|| serde_json::from_slice(body).ok()) {
         Some(fields) => checked(fields, payload_bytes_max),
         None => Err(diagnose(body)),
     }
@@ -168,9 +170,9 @@ pub fn lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The lines of a batch joined into one JSON array, for [`batch`] to parse in place; nothing where a line isn't an
-/// object from its first byte to its last. Such lines might be objects only together: one more on a line and one
-/// less on the next would keep the count.
+/// The lines of a batch joined into one JSON array, to be parsed in place; nothing where a line isn't an object
+/// from its first byte to its last. Such lines might be objects only together: one more on a line and one less
+/// on the next would keep the count.
 pub fn joined(body: &[u8], count: usize) -> Vec<u8> {
     let mut document = Vec::with_capacity(body.len() + count + 2);
     for line in lines(body) {
@@ -185,14 +187,21 @@ pub fn joined(body: &[u8], count: usize) -> Vec<u8> {
     document
 }
 
-/// Parses a batch of `count` lines: one result a line, in order. `document` is [`joined`]'s, overwritten in
-/// parsing; `body` holds the lines for the case that they don't form one document.
+/// Parses a batch of `count` lines: one result a line, in order. `document` is room for a batch that has to be
+/// parsed as one; its contents don't matter.
 pub fn batch<'a>(
-    document: &'a mut [u8],
+    document: &'a mut Vec<u8>,
     body: &'a [u8],
     count: usize,
     payload_bytes_max: usize,
 ) -> Vec<Result<ScanRequest<'a>, Malformed>> {
+    // A device writes all its lines alike, so the first one tells.
+    if lines(body).next().is_none_or(|first| plain::read(first).is_some()) {
+        let mut requests = Vec::with_capacity(count);
+        requests.extend(lines(body).map(|line| single(line, payload_bytes_max)));
+        return requests;
+    }
+    *document = joined(body, count);
     match simd_json::serde::from_slice::<Vec<Fields<'a>>>(document) {
         Ok(all) if all.len() == count => {
             all.into_iter().map(|fields| checked(fields, payload_bytes_max)).collect()
@@ -296,8 +305,7 @@ mod tests {
 
     fn parse_batch(body: &str) -> Vec<Result<String, &'static str>> {
         let count = lines(body.as_bytes()).count();
-        let mut document = joined(body.as_bytes(), count);
-        batch(&mut document, body.as_bytes(), count, 4096)
+        batch(&mut Vec::new(), body.as_bytes(), count, 4096)
             .into_iter()
             .map(|line| line.map(|request| request.id.into_owned()).map_err(|bad| bad.field))
             .collect()
@@ -400,7 +408,7 @@ mod tests {
         #[test]
         fn a_batch_decides_as_its_lines_do(pieces in prop::collection::vec(
             prop::sample::select(vec![
-                "{\"id\":\"a\",\"qr\":\"x\"}", "{\"id\":\"b\",\"qr\":\"y\",\"at\":null}", "\n", "\n", "\n", ",", "{", "}",
+                "{\"id\":\"a\",\"qr\":\"x\"}", "{\"id\":\"b\",\"qr\":\"y\",\"at\":null}", "{\"id\":\"d\",\"qr\":\"\\u0041\"}", "\n", "\n", "\n", ",", "{", "}",
                 "[", "]", "\"", "{\"id\":\"c", "\",\"qr\":\"z\"}", " ", "\\",
             ]), 0..24))
         {

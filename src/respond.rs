@@ -9,7 +9,7 @@ mod feed;
 mod rejection;
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
+use std::io::Write as _;
 
 use bytes::Bytes;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -215,33 +215,33 @@ pub const fn status(outcome: Outcome) -> StatusCode {
 pub fn single(verdict: &Verdict, client_id: &str) -> Response<Bytes> {
     match verdict {
         Verdict::Recorded { .. } | Verdict::Duplicate { .. } => {
-            let mut body = String::with_capacity(256);
-            body.push('{');
+            let mut body = Vec::with_capacity(320);
+            body.push(b'{');
             write_success(&mut body, verdict, client_id);
-            body.push_str("}\n");
-            with_body(status(verdict.outcome()), JSON, body.into())
+            body.extend_from_slice(b"}\n");
+            answer(status(verdict.outcome()), JSON_VALUE.clone(), body.into())
         }
         Verdict::Refused(refused) => problem(refused),
     }
 }
 
 /// One line of a batch's answer, appended to `body`. `line` counts from 1.
-pub fn batch_line(body: &mut String, line: usize, verdict: &Verdict, client_id: &str) {
+pub fn batch_line(body: &mut Vec<u8>, line: usize, verdict: &Verdict, client_id: &str) {
     let mut digits = itoa::Buffer::new();
-    body.push_str("{\"line\":");
-    body.push_str(digits.format(line));
-    body.push_str(",\"status\":");
-    body.push_str(status(verdict.outcome()).as_str());
-    body.push(',');
+    body.extend_from_slice(b"{\"line\":");
+    body.extend_from_slice(digits.format(line).as_bytes());
+    body.extend_from_slice(b",\"status\":");
+    body.extend_from_slice(status(verdict.outcome()).as_str().as_bytes());
+    body.push(b',');
     match verdict {
         Verdict::Recorded { .. } | Verdict::Duplicate { .. } => write_success(body, verdict, client_id),
         Verdict::Refused(refused) => write_refusal(body, refused, client_id),
     }
-    body.push_str("}\n");
+    body.extend_from_slice(b"}\n");
 }
 
 /// The answer to a batch: always 200, each line with a status of its own.
-pub fn batch(body: String) -> Response<Bytes> {
+pub fn batch(body: Vec<u8>) -> Response<Bytes> {
     with_body(StatusCode::OK, NDJSON, body.into())
 }
 
@@ -343,55 +343,63 @@ fn line(body: &impl Serialize) -> Bytes {
 
 /// Answers tell who was where, or how things stand now: nothing on the way may keep them.
 fn with_body(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Bytes> {
+    answer(status, HeaderValue::from_static(content_type), body)
+}
+
+/// Made once: making one looks at each of its bytes.
+static JSON_VALUE: HeaderValue = HeaderValue::from_static(JSON);
+static NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+fn answer(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response<Bytes> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CONTENT_TYPE, content_type);
+    headers.insert(CACHE_CONTROL, NO_STORE.clone());
     response
 }
 
 /// The members that a success has alone and in a batch alike. A refusal writes nothing here.
-fn write_success(body: &mut String, verdict: &Verdict, client_id: &str) {
+fn write_success(body: &mut Vec<u8>, verdict: &Verdict, client_id: &str) {
     let (direction, scan) = match verdict {
         Verdict::Recorded { checkin, proof: _ } => {
-            body.push_str("\"outcome\":\"recorded\",\"checkin\":\"");
+            body.extend_from_slice(b"\"outcome\":\"recorded\",\"checkin\":\"");
             push_uuid(body, checkin.id.0);
-            body.push('"');
+            body.extend_from_slice(b"\",\"id\":");
             (checkin.direction, &checkin.scan)
         }
         Verdict::Duplicate { scan, original, proof: _ } => {
-            body.push_str("\"outcome\":\"duplicate\",\"original\":{\"checkin\":\"");
+            body.extend_from_slice(b"\"outcome\":\"duplicate\",\"original\":{\"checkin\":\"");
             push_uuid(body, original.id.0);
-            // Formatting into a String can't fail.
-            let _ = write!(body, "\",\"at\":\"{}\"}}", original.id.at());
+            body.extend_from_slice(b"\",\"at\":\"");
+            original.id.at().write(body);
+            body.extend_from_slice(b"\"},\"id\":");
             (original.direction, scan)
         }
         Verdict::Refused(_) => return,
     };
-    body.push_str(",\"id\":");
     push_json_string(body, client_id);
-    for (name, value) in
-        [("direction", direction.name()), ("subject", scan.subject.name()), ("trust", scan.trust.name())]
-    {
-        body.push_str(",\"");
-        body.push_str(name);
-        body.push_str("\":\"");
-        body.push_str(value);
-        body.push('"');
-    }
-    let _ = write!(body, ",\"at\":\"{}\"", scan.at);
+    body.extend_from_slice(b",\"direction\":\"");
+    body.extend_from_slice(direction.name().as_bytes());
+    body.extend_from_slice(b"\",\"subject\":\"");
+    body.extend_from_slice(scan.subject.name().as_bytes());
+    body.extend_from_slice(b"\",\"trust\":\"");
+    body.extend_from_slice(scan.trust.name().as_bytes());
+    body.extend_from_slice(b"\",\"at\":\"");
+    scan.at.write(body);
+    body.push(b'"');
 }
 
-fn write_refusal(body: &mut String, problem: &Problem, client_id: &str) {
-    body.push_str("\"outcome\":\"");
-    body.push_str(problem.outcome.name());
-    body.push_str("\",\"detail\":");
+fn write_refusal(body: &mut Vec<u8>, problem: &Problem, client_id: &str) {
+    body.extend_from_slice(b"\"outcome\":\"");
+    body.extend_from_slice(problem.outcome.name().as_bytes());
+    body.extend_from_slice(b"\",\"detail\":");
     push_json_string(body, &problem.detail);
     if !client_id.is_empty() {
-        body.push_str(",\"id\":");
+        body.extend_from_slice(b",\"id\":");
         push_json_string(body, client_id);
     }
+    // Writing into memory can't fail.
     let _ = match problem.concern {
         Some(Concern::Field(name)) => write!(body, ",\"field\":\"{name}\""),
         Some(Concern::Bound(name)) => write!(body, ",\"bound\":\"{name}\""),
@@ -408,21 +416,21 @@ fn write_refusal(body: &mut String, problem: &Problem, client_id: &str) {
     }
 }
 
-fn push_uuid(body: &mut String, bytes: [u8; 16]) {
+fn push_uuid(body: &mut Vec<u8>, bytes: [u8; 16]) {
     let mut buffer = uuid::Uuid::encode_buffer();
-    body.push_str(uuid::Uuid::from_bytes(bytes).hyphenated().encode_lower(&mut buffer));
+    body.extend_from_slice(uuid::Uuid::from_bytes(bytes).hyphenated().encode_lower(&mut buffer).as_bytes());
 }
 
 /// Client ids are visible ASCII, of which only two characters need an escape; all else takes serde's way.
-fn push_json_string(body: &mut String, text: &str) {
+fn push_json_string(body: &mut Vec<u8>, text: &str) {
     let is_plain = |byte: u8| (byte.is_ascii_graphic() || byte == b' ') && byte != b'"' && byte != b'\\';
     // Without a way out of the loop, which then takes many bytes at a time.
     if text.bytes().fold(true, |all, byte| all & is_plain(byte)) {
-        body.push('"');
-        body.push_str(text);
-        body.push('"');
+        body.push(b'"');
+        body.extend_from_slice(text.as_bytes());
+        body.push(b'"');
     } else {
-        body.push_str(&serde_json::Value::from(text).to_string());
+        body.extend_from_slice(serde_json::Value::from(text).to_string().as_bytes());
     }
 }
 
@@ -461,10 +469,10 @@ mod tests {
             assert_eq!(response.headers().contains_key(RETRY_AFTER), is_transient, "{outcome}");
             assert_eq!(response.headers().contains_key(WWW_AUTHENTICATE), body.status == 401, "{outcome}");
 
-            let mut line = String::new();
+            let mut line = Vec::new();
             let refused = Verdict::Refused(Problem::new(*outcome, "why").bound("limits.x"));
             batch_line(&mut line, 7, &refused, "a\\b");
-            let line: openapi::BatchLine = serde_json::from_str(&line).expect("a documented line");
+            let line: openapi::BatchLine = serde_json::from_slice(&line).expect("a documented line");
             let openapi::LineResult::Refused(refused) = line.result else { panic!("{:?}", line.result) };
             assert_eq!((line.line, line.status), (7, status(*outcome).as_u16()));
             assert_eq!((refused.bound.as_deref(), refused.field), (Some("limits.x"), None));

@@ -43,6 +43,14 @@ impl UnixMillis {
         let ms = at.as_millisecond();
         if ms < 0 { Err(InvalidTimestamp) } else { Ok(Self(ms)) }
     }
+
+    /// Appends the text that [`fmt::Display`] gives, without the detour over a formatter.
+    pub fn write(self, text: &mut Vec<u8>) {
+        match timestamp::written(self.0) {
+            Some(written) => text.extend_from_slice(&written),
+            None => text.extend_from_slice(self.to_string().as_bytes()),
+        }
+    }
 }
 
 /// RFC 3339 in UTC with milliseconds: `2021-11-24T06:49:29.123Z`.
@@ -95,24 +103,24 @@ mod timestamp {
         if !(0..=LAST_MS).contains(&ms) {
             return None;
         }
-        let (year, month, day) = date_after(ms / DAY_MS);
-        let mut text = *b"0000-00-00T00:00:00.000Z";
-        let parts = [
-            (0..4, year),
-            (5..7, month),
-            (8..10, day),
-            (11..13, ms / 3_600_000 % 24),
-            (14..16, ms / 60_000 % 60),
-            (17..19, ms / 1000 % 60),
-            (20..23, ms % 1000),
-        ];
-        for (place, mut value) in parts {
-            for digit in text.get_mut(place)?.iter_mut().rev() {
-                *digit += u8::try_from(value % 10).ok()?;
-                value /= 10;
-            }
-        }
-        Some(text)
+        let (year, month, day) = date_after(u32::try_from(ms / DAY_MS).ok()?);
+        let of_day = u32::try_from(ms % DAY_MS).ok()?;
+        let ([y1, y2], [y3, y4]) = (digits(year / 100), digits(year % 100));
+        let ([m1, m2], [d1, d2]) = (digits(month), digits(day));
+        let ([h1, h2], [n1, n2]) = (digits(of_day / 3_600_000), digits(of_day / 60_000 % 60));
+        let ([s1, s2], [f0, f1]) = (digits(of_day / 1000 % 60), digits(of_day % 1000 / 100));
+        let [f2, f3] = digits(of_day % 100);
+        debug_assert_eq!(f0, b'0');
+        Some([
+            y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T', h1, h2, b':', n1, n2, b':', s1, s2, b'.', f1,
+            f2, f3, b'Z',
+        ])
+    }
+
+    /// Two digits of a number below 100.
+    #[allow(clippy::cast_possible_truncation)] // Each is below 10.
+    const fn digits(number: u32) -> [u8; 2] {
+        [b'0' + (number / 10 % 10) as u8, b'0' + (number % 10) as u8]
     }
 
     fn number(digits: &[u8]) -> Option<i64> {
@@ -133,16 +141,16 @@ mod timestamp {
 
     /// Days from 0000-03-01 to 1970-01-01. A year that begins in March has its leap day last, and the
     /// months before it lengths of a steady pattern: 153 days in five.
-    const EPOCH_DAYS: i64 = 719_468;
+    const EPOCH_DAYS: u32 = 719_468;
 
     fn days_until(year: i64, month: i64, day: i64) -> i64 {
         let year = if month <= 2 { year - 1 } else { year };
         let leap_days = year / 4 - year / 100 + year / 400;
         let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-        year * 365 + leap_days + day_of_year - EPOCH_DAYS
+        year * 365 + leap_days + day_of_year - i64::from(EPOCH_DAYS)
     }
 
-    fn date_after(days: i64) -> (i64, i64, i64) {
+    fn date_after(days: u32) -> (u32, u32, u32) {
         let days = days + EPOCH_DAYS;
         let (era, day_of_era) = (days / 146_097, days % 146_097);
         let year_of_era =
@@ -151,7 +159,7 @@ mod timestamp {
         let month_from_march = (5 * day_of_year + 2) / 153;
         let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
         let month = (month_from_march + 2) % 12 + 1;
-        (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+        (era * 400 + year_of_era + u32::from(month <= 2), month, day)
     }
 }
 

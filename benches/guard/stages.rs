@@ -127,16 +127,23 @@ fn request(dir: &Path) -> Result<Vec<Stage>> {
     ensure!(request::single(one.as_bytes(), PAYLOAD_BYTES_MAX).is_ok(), "the body is refused");
     let line = |index| fixture::body(&format!("0b5c1f0e-7a53-4f0e-9d3c-{index:012}"), &token, NOW) + "\n";
     let many: String = (0..LINES).map(line).collect();
-    let batch = move |_: u32| {
-        let body = black_box(many.as_bytes());
-        let mut document = request::joined(body, LINES as usize);
-        drop(black_box(request::batch(&mut document, body, LINES as usize, PAYLOAD_BYTES_MAX)));
+    // As some writers do, with an escape in each line.
+    let escaped = many.replace("SG1:", "SG1\\u003a");
+    let batch = |many: String| {
+        move |_: u32| {
+            let (body, mut document) = (black_box(many.as_bytes()), Vec::new());
+            drop(black_box(request::batch(&mut document, body, LINES as usize, PAYLOAD_BYTES_MAX)));
+        }
     };
     Ok(vec![
         stage("request: single", 200, move |_| {
             request::single(black_box(one.as_bytes()), PAYLOAD_BYTES_MAX).is_ok()
         }),
-        Stage { operations: LINES, ..stage("request: batch of 1000, a line", 20, batch) },
+        Stage { operations: LINES, ..stage("request: batch of 1000, a line", 20, batch(many)) },
+        Stage {
+            operations: LINES,
+            ..stage("request: batch of 1000 with escapes, a line", 20, batch(escaped))
+        },
     ])
 }
 
@@ -293,7 +300,7 @@ fn journal_and_respond(dir: &Path) -> Result<Vec<Stage>> {
         let original = scangate::deduplicate::Original { id: original.id, direction: original.direction };
         Verdict::Duplicate { scan: scan(7), original, proof }
     };
-    let mut body = String::with_capacity(512);
+    let mut body = Vec::with_capacity(512);
     let at = NOW.to_string();
     UnixMillis::parse(&at).context("the time's own text")?;
     Ok(vec![

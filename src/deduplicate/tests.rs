@@ -102,6 +102,21 @@ fn auto_toggles_from_the_last_check_in_and_never_on_a_double_scan() {
     assert_eq!(direction(6, 20 * hour), Some(Direction::In), "after auto_reset_s a visit begins anew");
 }
 
+/// Ids stand in journals, stores and devices: what they are hashed from, and how, is for good.
+#[test]
+fn an_id_hashes_person_place_direction_and_time_one_after_the_other() {
+    use std::hash::Hasher as _;
+
+    let memory = Deduplicate::<u64, ()>::new(settings(&[60]), [3; 16]);
+    let mut hasher = siphasher::sip::SipHasher24::new_with_key(&[3; 16]);
+    hasher.write(&[5; 16]);
+    hasher.write(&[7; 16]);
+    hasher.write(&[DirectionRequest::Auto.code()]);
+    hasher.write(&9_i64.to_le_bytes());
+    let id = memory.checkin_id(Pseudonym([5; 16]), PlaceKey([7; 16]), DirectionRequest::Auto, UnixMillis(9));
+    assert_eq!(id, CheckinId::new(UnixMillis(9), hasher.finish()));
+}
+
 #[test]
 fn a_lost_scan_is_admitted_again_and_never_called_a_duplicate() {
     let memory = Deduplicate::new(settings(&[60]), [3; 16]);

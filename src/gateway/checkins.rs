@@ -12,21 +12,27 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
-use hyper::{HeaderMap, Request, Response, Version};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Response, Version};
 
-use super::core::Core;
+use super::core::{Arrival, Core};
 use super::steps::{authenticate, record, record_all, within_rate};
 use crate::authenticate::Device;
 use crate::listen::body::{self, BodyError};
 use crate::observe::metrics::Endpoint;
 use crate::request;
 use crate::respond::{self, Problem, Rejection, Verdict};
-use crate::scan::{Outcome, UnixMillis};
+use crate::scan::Outcome;
 
 /// Answers one request: a single scan or a batch.
-pub(super) async fn post(core: &Core, kind: Option<Endpoint>, request: Request<Incoming>) -> Response<Bytes> {
-    let (head, body) = request.into_parts();
-    let device = match authenticate(core, &head).await {
+pub(super) async fn post(
+    core: &Core,
+    kind: Option<Endpoint>,
+    head: &Parts,
+    body: Incoming,
+    arrival: Arrival,
+) -> Response<Bytes> {
+    let device = match authenticate(core, head, arrival.received).await {
         Ok(device) => device,
         Err(problem) => return respond::problem(&problem),
     };
@@ -43,17 +49,16 @@ pub(super) async fn post(core: &Core, kind: Option<Endpoint>, request: Request<I
     };
     core.counters().body(body.len());
     match kind {
-        Endpoint::Batch => batch(core, &device, &body).await,
-        _ => single(core, &device, &body).await,
+        Endpoint::Batch => Box::pin(batch(core, &device, &body, arrival)).await,
+        _ => single(core, &device, &body, arrival).await,
     }
 }
 
-async fn single(core: &Core, device: &Device, body: &[u8]) -> Response<Bytes> {
-    let received = UnixMillis::now();
+async fn single(core: &Core, device: &Device, body: &[u8], arrival: Arrival) -> Response<Bytes> {
     let (verdict, id) = match request::single(body, core.shared.limits().payload_bytes_max) {
         Ok(request) => {
-            let verdict = match within_rate(core, device, 1) {
-                Ok(()) => record(core, device, &request, received).await,
+            let verdict = match within_rate(core, device, 1, arrival.began) {
+                Ok(()) => record(core, device, &request, arrival.received).await,
                 Err(problem) => Verdict::Refused(problem),
             };
             (verdict, request.id)
@@ -64,8 +69,7 @@ async fn single(core: &Core, device: &Device, body: &[u8]) -> Response<Bytes> {
     respond::single(&verdict, &id)
 }
 
-async fn batch(core: &Core, device: &Device, body: &[u8]) -> Response<Bytes> {
-    let received = UnixMillis::now();
+async fn batch(core: &Core, device: &Device, body: &[u8], arrival: Arrival) -> Response<Bytes> {
     let limits = core.shared.limits();
     let count = request::lines(body).take(limits.batch_lines_max + 1).count();
     if count > limits.batch_lines_max {
@@ -76,13 +80,14 @@ async fn batch(core: &Core, device: &Device, body: &[u8]) -> Response<Bytes> {
             &problem.bound("limits.batch_lines_max").limit(limit as u64, Some(lines as u64)),
         );
     }
-    if let Err(problem) = within_rate(core, device, u32::try_from(count).unwrap_or(u32::MAX)) {
+    let scans = u32::try_from(count).unwrap_or(u32::MAX);
+    if let Err(problem) = within_rate(core, device, scans, arrival.began) {
         return respond::problem(&problem);
     }
     core.counters().batch(count);
-    let mut document = request::joined(body, count);
+    let mut document = Vec::new();
     let lines = request::batch(&mut document, body, count, limits.payload_bytes_max);
-    respond::batch(record_all(core, device, &lines, received).await)
+    respond::batch(record_all(core, device, &lines, arrival.received).await)
 }
 
 /// Single or batch, by the body's type; the endpoint that metrics count the request under.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
 
 use super::{Shared, checkins, frames};
@@ -16,6 +17,7 @@ use crate::observe::metrics::{CoreMetrics, Endpoint};
 use crate::openapi;
 use crate::pages;
 use crate::respond::{self, Rejection};
+use crate::scan::UnixMillis;
 
 /// What one core holds: its own way into the journal, its own counters, and what all cores share.
 pub(super) struct Core {
@@ -30,6 +32,19 @@ impl Core {
     }
 }
 
+/// When a request's head had arrived, by either clock: each is read once a request.
+#[derive(Clone, Copy)]
+pub(super) struct Arrival {
+    pub(super) began: Instant,
+    pub(super) received: UnixMillis,
+}
+
+impl Arrival {
+    fn now() -> Self {
+        Self { began: Instant::now(), received: UnixMillis::now() }
+    }
+}
+
 /// The public listener's service on one core. Without a core only where a lane was taken twice, which
 /// answers 500.
 pub(super) struct Public(pub(super) Option<Rc<Core>>);
@@ -37,12 +52,15 @@ pub(super) struct Public(pub(super) Option<Rc<Core>>);
 impl Service for Public {
     fn call(&self, request: Request<Incoming>, _peer: &Peer) -> Answer {
         let core = self.0.clone();
+        // What a request allocates and copies grows with this future: so its head, which is large, is lent from here
+        // on instead of being handed from step to step, and what is rare, or many lines, has a box of its own.
+        let (head, body) = request.into_parts();
         Box::pin(async move {
             let Some(core) = core else { return respond::internal().map(Body::from) };
-            let began = Instant::now();
-            let is_head = request.method() == Method::HEAD;
-            let (endpoint, response) = route(&core, request).await;
-            core.counters().request_done(endpoint, response.status().as_u16(), began.elapsed());
+            let arrival = Arrival::now();
+            let is_head = head.method == Method::HEAD;
+            let (endpoint, response) = route(&core, &head, body, arrival).await;
+            core.counters().request_done(endpoint, response.status().as_u16(), arrival.began.elapsed());
             let response = response.map(Body::from);
             if is_head { without_body(response) } else { response }
         })
@@ -67,15 +85,15 @@ pub(super) fn alive() -> Response<Bytes> {
     )
 }
 
-async fn route(core: &Core, request: Request<Incoming>) -> (Endpoint, Response<Bytes>) {
-    let (method, path) = (request.method(), request.uri().path());
+async fn route(core: &Core, head: &Parts, body: Incoming, arrival: Arrival) -> (Endpoint, Response<Bytes>) {
+    let (method, path) = (&head.method, head.uri.path());
     match path {
         "/v1/checkins" if method == Method::POST => {
-            let kind = checkins::kind(request.headers());
-            (kind.unwrap_or(Endpoint::Single), checkins::post(core, kind, request).await)
+            let kind = checkins::kind(&head.headers);
+            (kind.unwrap_or(Endpoint::Single), checkins::post(core, kind, head, body, arrival).await)
         }
         "/v1/frames" if method == Method::POST => match &core.shared.frames {
-            Some(lane) => (Endpoint::Frame, frames::post(core, lane, request).await),
+            Some(lane) => (Endpoint::Frame, Box::pin(frames::post(core, lane, head, body)).await),
             None => (Endpoint::Unknown, respond::rejected(Rejection::NotFound)),
         },
         "/v1/checkins" | "/v1/frames" => {
@@ -89,7 +107,7 @@ async fn route(core: &Core, request: Request<Incoming>) -> (Endpoint, Response<B
         "/openapi.json" => (Endpoint::Public, respond::published(respond::JSON, openapi::document())),
         _ => match pages::scan(path) {
             Some(file) if matches!(*method, Method::GET | Method::HEAD) => {
-                (Endpoint::Public, file.answer(request.headers()))
+                (Endpoint::Public, file.answer(&head.headers))
             }
             Some(_) => (Endpoint::Unknown, respond::rejected(Rejection::MethodNotAllowed("GET, HEAD"))),
             None => (Endpoint::Unknown, respond::rejected(Rejection::NotFound)),

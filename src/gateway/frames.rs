@@ -15,7 +15,7 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Request, Response, Version};
+use hyper::{HeaderMap, Response, Version};
 
 use super::core::Core;
 use super::frame_problems::{self as problems, Refused};
@@ -180,13 +180,12 @@ impl Spoilt for Unread {
 }
 
 /// Answers one frame: a line for each code in it, in reading order.
-pub(super) async fn post(core: &Core, lane: &FrameLane, request: Request<Incoming>) -> Response<Bytes> {
-    let (head, body) = request.into_parts();
-    let device = match authenticate(core, &head).await {
+pub(super) async fn post(core: &Core, lane: &FrameLane, head: &Parts, body: Incoming) -> Response<Bytes> {
+    let device = match authenticate(core, head, UnixMillis::now()).await {
         Ok(device) => device,
         Err(problem) => return respond::problem(&problem),
     };
-    let (query, frame) = match read(lane, &head, body).await {
+    let (query, frame) = match read(lane, head, body).await {
         Ok(read) => read,
         Err(refused) => return refused.response(),
     };
@@ -212,11 +211,11 @@ pub(super) async fn post(core: &Core, lane: &FrameLane, request: Request<Incomin
 /// The codes of a frame, at least one. Each counts as a scan against the device's rate, and so does a frame
 /// without any.
 async fn codes(core: &Core, lane: &FrameLane, device: &Device, frame: Frame) -> Result<Vec<Code>, Problem> {
-    within_rate(core, device, 1)?;
+    within_rate(core, device, 1, Instant::now())?;
     let Decoded { codes, .. } = lane.decode(device, frame).await?;
     match u32::try_from(codes.len()).unwrap_or(u32::MAX) {
         0 => Err(Problem::new(Outcome::NoCodeFound, "no code was found in the frame")),
-        count => within_rate(core, device, count - 1).map(|()| codes),
+        count => within_rate(core, device, count - 1, Instant::now()).map(|()| codes),
     }
 }
 

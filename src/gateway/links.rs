@@ -141,7 +141,7 @@ fn query(text: &str, with_cursor: bool) -> Result<Query, Problem> {
 }
 
 fn answer(taken: &Taken, cursor: &str) -> Response<Bytes> {
-    let mut body = String::with_capacity(128 + taken.refused.len() * 128);
+    let mut body = Vec::with_capacity(128 + taken.refused.len() * 128);
     for (line, bad) in &taken.refused {
         respond::batch_line(&mut body, *line, &Verdict::Refused(bad_line(bad)), "");
     }

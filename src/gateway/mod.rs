@@ -16,6 +16,7 @@ mod leftover;
 mod links;
 mod lock;
 pub mod migration;
+mod signatures;
 mod reading;
 mod shared;
 mod source;

@@ -10,6 +10,7 @@ use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 
 use super::frames::FrameLane;
+use super::signatures::Signatures;
 use super::source::Written;
 use super::stop::Stop;
 use super::{GatewayError, cores};
@@ -54,8 +55,8 @@ pub struct Shared {
     pub(super) feed_turn: Arc<tokio::sync::Mutex<()>>,
     pub(super) feed_limits: crate::config::Identity,
     pub(super) keys: Arc<KeyStore>,
-    pub(super) tokens: TokenCache,
-    pub(super) workers: Workers,
+    pub(super) tokens: Arc<TokenCache>,
+    pub(super) workers: Workers<Signatures>,
     pub(super) deduplicate: Deduplicate<Ticket, Durable>,
     pub(super) journal: Arc<Journal>,
     pub(super) store: Arc<Store>,
@@ -109,12 +110,18 @@ impl Shared {
             rate: rate(&config.limits),
             ..AuthenticateSettings::default()
         };
-        let workers = Workers::start(workers::Settings {
+        let tokens = Arc::new(TokenCache::new(config.verify.token_cache_entries_max));
+        let signatures = Signatures {
+            keys: Arc::clone(&parts.keys),
+            identity: Arc::clone(&parts.identity),
+            tokens: Arc::clone(&tokens),
+        };
+        let pool = workers::Settings {
             threads: cores(config.workers.threads),
             queue_jobs_max: config.workers.queue_jobs_max,
             deadline: Duration::from_millis(config.workers.deadline_ms),
-        })
-        .map_err(GatewayError::Workers)?;
+        };
+        let workers = Workers::start(pool, signatures).map_err(GatewayError::Workers)?;
         let windows_s = config.deduplicate.windows_s_by_class.values().copied();
         Ok(Self {
             limits: ArcSwap::from_pointee(config.limits.clone()),
@@ -133,7 +140,7 @@ impl Shared {
             feed_turn: Arc::default(),
             feed_limits: config.identity.clone(),
             keys: parts.keys,
-            tokens: TokenCache::new(config.verify.token_cache_entries_max),
+            tokens,
             workers,
             deduplicate: parts.deduplicate,
             journal: parts.journal,

@@ -10,24 +10,20 @@ use std::time::Instant;
 use hyper::header::AUTHORIZATION;
 use hyper::http::request::Parts;
 
-use super::Shared;
 use super::core::Core;
+use super::signatures::{Signatures, Unseen};
 use crate::authenticate::{AuthError, Device, Lookup, Role};
 use crate::deduplicate::{Admission, AdmitError, InFlight, Original, Standing};
 use crate::identity::links::Linked;
 use crate::journal::{AppendError, CommitError, Durable, Ticket};
 use crate::listen::ClientCertificate;
 use crate::observe::metrics::{AuthFailure, Cache};
-use crate::payload::{self, Claim, SignedForm};
+use crate::payload::{self, Claim};
 use crate::request::{Malformed, ScanRequest};
 use crate::respond::{self, Problem, Verdict};
-use crate::scan::{Form, Outcome, Refusal, Scan, Subject, Trust, UnixMillis};
-use crate::verify::{self, Keys, Resolved, ResolvedSubject, When};
-use crate::workers::WorkerError;
-
-/// Signatures checked by one job: enough to pay for the hand-over, few enough that the other workers
-/// take their share of a batch.
-const SIGNATURES_PER_JOB: usize = 64;
+use crate::scan::{Form, Outcome, Scan, Subject, Trust, UnixMillis};
+use crate::verify::{Resolved, ResolvedSubject, When};
+use crate::workers::{Together as _, WorkerError};
 
 /// What a code turned out to stand for.
 #[derive(Debug, Clone, Copy)]
@@ -39,9 +35,9 @@ struct Identified {
 
 /// The state of a code after everything that is cheap has been tried.
 enum Identification {
-    Done(Result<Identified, Refusal>),
+    Done(Result<Identified, Problem>),
     /// A signature that was never seen: for the workers.
-    Unseen,
+    Unseen(Unseen),
 }
 
 /// A scan before admission, and whom its pseudonym was found to stand for.
@@ -55,12 +51,6 @@ enum NotAppended {
     /// A link that arrived meanwhile changes whom it is about, or what it may repeat.
     Relinked,
     Refused(AppendError),
-}
-
-/// A signature that was never seen, and when its code was scanned.
-struct Unseen {
-    text: String,
-    when: When,
 }
 
 /// A scan between admission and answer.
@@ -95,17 +85,12 @@ pub(super) async fn record(
     request: &ScanRequest<'_>,
     received: UnixMillis,
 ) -> Verdict {
-    let when = when(request, received);
-    let identified = match within_skew(core, request, received).map(|()| identify(core, &request.qr, when)) {
-        Err(problem) => Err(problem),
-        Ok(Identification::Done(result)) => result.map_err(Problem::from),
-        Ok(Identification::Unseen) => {
-            let code = Unseen { text: request.qr.as_ref().to_owned(), when };
-            match check_signatures(core, vec![code]).await.pop() {
-                Some(result) => result,
-                None => Err(Problem::new(Outcome::Overloaded, "the signature check gave no result")),
-            }
-        }
+    let identified = match identify(core, request, received) {
+        Identification::Done(result) => result,
+        Identification::Unseen(code) => match Box::pin(check_signatures(core, vec![code])).await.pop() {
+            Some(result) => result,
+            None => Err(unchecked()),
+        },
     };
     let admitted = match identified.and_then(|identified| scan(core, device, request, identified, received)) {
         Ok(ready) => admit(core, &ready),
@@ -120,7 +105,7 @@ pub(super) async fn record_all<S: Spoilt>(
     device: &Device,
     lines: &[Result<ScanRequest<'_>, S>],
     received: UnixMillis,
-) -> String {
+) -> Vec<u8> {
     let identified = identify_all(core, lines, received).await;
     let admitted: Vec<_> = lines
         .iter()
@@ -134,7 +119,7 @@ pub(super) async fn record_all<S: Spoilt>(
             (Err(spoilt), _) => Admitted::Refused(spoilt.problem()),
         })
         .collect();
-    let mut answer = String::with_capacity(lines.len() * 256);
+    let mut answer = Vec::with_capacity(lines.len() * 256);
     for (index, (line, admitted)) in lines.iter().zip(admitted).enumerate() {
         let verdict = settle(core, admitted).await;
         core.counters().outcome(verdict.outcome());
@@ -146,8 +131,7 @@ pub(super) async fn record_all<S: Spoilt>(
 
 /// Turns the bearer token into a device: from the cache, or by checking its signature on the workers; and asks
 /// whether the connection is one that the token may come over.
-pub(super) async fn authenticate(core: &Core, head: &Parts) -> Result<Arc<Device>, Problem> {
-    let now = UnixMillis::now();
+pub(super) async fn authenticate(core: &Core, head: &Parts, now: UnixMillis) -> Result<Arc<Device>, Problem> {
     let header = head.headers.get(AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
     let refused = |error: AuthError| {
         let no_token = matches!(error, AuthError::Missing | AuthError::Malformed { field: "authorization" });
@@ -189,8 +173,8 @@ const fn auth_failure(error: AuthError) -> AuthFailure {
 }
 
 /// Takes scans from the device's allowance.
-pub(super) fn within_rate(core: &Core, device: &Device, scans: u32) -> Result<(), Problem> {
-    device.admit(scans, Instant::now()).map_err(|limited| {
+pub(super) fn within_rate(core: &Core, device: &Device, scans: u32, now: Instant) -> Result<(), Problem> {
+    device.admit(scans, now).map_err(|limited| {
         core.counters().rate_limited(u64::from(scans));
         Problem::new(Outcome::RateLimited, "the device is over limits.device_scans_per_s")
             .bound("limits.device_scans_per_s")
@@ -206,13 +190,20 @@ fn when(request: &ScanRequest<'_>, received: UnixMillis) -> When {
     When { scanned: request.at.map_or(received, |at| at.min(received)), received }
 }
 
-/// Says what a code stands for, as far as that is cheap.
-fn identify(core: &Core, qr: &str, when: When) -> Identification {
+/// Says what a scan's code stands for, as far as that is cheap.
+fn identify(core: &Core, request: &ScanRequest<'_>, received: UnixMillis) -> Identification {
+    match within_skew(core, request, received) {
+        Ok(()) => look_up(core, &request.qr, when(request, received)),
+        Err(problem) => Identification::Done(Err(problem)),
+    }
+}
+
+fn look_up(core: &Core, qr: &str, when: When) -> Identification {
     let shared = &core.shared;
     let asserted =
         |holder, form| Identification::Done(Ok(Identified { holder, trust: Trust::Asserted, form }));
     match payload::parse(qr) {
-        Err(refusal) => Identification::Done(Err(refusal)),
+        Err(refusal) => Identification::Done(Err(refusal.into())),
         Ok(Claim::Person(form)) => {
             asserted(ResolvedSubject::Person(shared.identity.person(&form)), form.form)
         }
@@ -224,10 +215,10 @@ fn identify(core: &Core, qr: &str, when: When) -> Identification {
             let found = shared.tokens.get(shared.tokens.key(form.text()), &keys);
             core.counters().cache_lookup(Cache::Token, found.is_some());
             match found {
-                Some(resolved) => {
-                    Identification::Done(resolved.validity.check(when).map(|()| proven(resolved)))
-                }
-                None => Identification::Unseen,
+                Some(resolved) => Identification::Done(
+                    resolved.validity.check(when).map(|()| proven(resolved)).map_err(Problem::from),
+                ),
+                None => Identification::Unseen(Unseen { text: qr.to_owned(), when }),
             }
         }
     }
@@ -250,15 +241,11 @@ async fn identify_all<S: Spoilt>(
         .map(|(index, line)| match line {
             // The line's own refusal stands; this placeholder is never looked at.
             Err(spoilt) => Err(spoilt.problem()),
-            Ok(request) => match within_skew(core, request, received)
-                .map(|()| identify(core, &request.qr, when(request, received)))
-            {
-                Err(problem) => Err(problem),
-                Ok(Identification::Done(result)) => result.map_err(Problem::from),
-                Ok(Identification::Unseen) => {
-                    let text = request.qr.as_ref().to_owned();
-                    unseen.push((index, Unseen { text, when: when(request, received) }));
-                    Err(Problem::new(Outcome::Overloaded, "the signature check gave no result"))
+            Ok(request) => match identify(core, request, received) {
+                Identification::Done(result) => result,
+                Identification::Unseen(code) => {
+                    unseen.push((index, code));
+                    Err(unchecked())
                 }
             },
         })
@@ -275,22 +262,21 @@ async fn identify_all<S: Spoilt>(
     results
 }
 
-/// Checks signatures on the workers and remembers the good ones. One result a token, in order.
-async fn check_signatures(core: &Core, tokens: Vec<Unseen>) -> Vec<Result<Identified, Problem>> {
-    let mut jobs = Vec::with_capacity(tokens.len().div_ceil(SIGNATURES_PER_JOB));
-    let mut tokens = tokens.into_iter();
+/// For a code whose check told nothing.
+fn unchecked() -> Problem {
+    Problem::new(Outcome::Overloaded, "the signature check gave no result")
+}
+
+/// Checks signatures on the workers, which remember the good ones. One result a code, in order.
+async fn check_signatures(core: &Core, codes: Vec<Unseen>) -> Vec<Result<Identified, Problem>> {
+    let mut jobs = Vec::with_capacity(codes.len().div_ceil(Signatures::WEIGHT_MAX));
+    let mut codes = codes.into_iter();
     loop {
-        let chunk: Vec<_> = tokens.by_ref().take(SIGNATURES_PER_JOB).collect();
+        let chunk: Vec<_> = codes.by_ref().take(Signatures::WEIGHT_MAX).collect();
         if chunk.is_empty() {
             break;
         }
-        let count = chunk.len();
-        let shared = Arc::clone(&core.shared);
-        let job = core.shared.workers.submit(move || {
-            let keys = shared.keys.load();
-            check_together(&shared, &chunk, &keys)
-        });
-        jobs.push((count, job));
+        jobs.push((chunk.len(), core.shared.workers.submit_together(chunk)));
     }
     let mut results = Vec::new();
     for (count, job) in jobs {
@@ -299,36 +285,13 @@ async fn check_signatures(core: &Core, tokens: Vec<Unseen>) -> Vec<Result<Identi
             Err(error) => Err(error),
         };
         match checked {
-            Ok(checked) => results.extend(checked.into_iter().map(|result| result.map_err(Problem::from))),
+            Ok(checked) => {
+                results.extend(checked.into_iter().map(|result| result.map(proven).map_err(Problem::from)));
+            }
             Err(error) => results.extend((0..count).map(|_| Err(overloaded(error)))),
         }
     }
     results
-}
-
-/// Checks the signatures of one job together. One result a code, in order.
-fn check_together(shared: &Shared, codes: &[Unseen], keys: &Keys) -> Vec<Result<Identified, Refusal>> {
-    let unsigned = || Refusal::new(Outcome::Unrecognized, "the payload is not a signed code");
-    let forms: Vec<Result<(SignedForm<'_>, When), Refusal>> = codes
-        .iter()
-        .map(|code| match payload::parse(&code.text)? {
-            Claim::Signed(form) => Ok((form, code.when)),
-            Claim::Person(_) | Claim::Place(_) => Err(unsigned()),
-        })
-        .collect();
-    let signed: Vec<(SignedForm<'_>, When)> = forms.iter().flatten().copied().collect();
-    let mut verified = verify::signed_all(&signed, keys).into_iter();
-    forms
-        .into_iter()
-        .map(|form| {
-            let (form, _) = form?;
-            let verified = verified.next().ok_or_else(unsigned)??;
-            let subject = shared.identity.holder(&verified.holder)?;
-            let resolved = Resolved { subject, form: verified.form, validity: verified.validity };
-            shared.tokens.insert(shared.tokens.key(form.text()), keys, resolved);
-            Ok(proven(resolved))
-        })
-        .collect()
 }
 
 /// Puts device and code together into a scan: one of them must be the person, the other the place.

@@ -1,6 +1,6 @@
 //! What a feed of links hears. Its bad lines are told as those of a batch of check-ins are.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 
 use bytes::Bytes;
 use hyper::Response;
@@ -18,12 +18,12 @@ struct State<'a> {
 }
 
 /// The last line of a batch's answer: how its lines ended, and the cursor that is durable now.
-pub fn feed_summary(body: &mut String, accepted: u64, unchanged: u64, refused: usize, cursor: &str) {
-    // Writing to a String can't fail.
+pub fn feed_summary(body: &mut Vec<u8>, accepted: u64, unchanged: u64, refused: usize, cursor: &str) {
+    // Writing into memory can't fail.
     let _ =
         write!(body, "{{\"accepted\":{accepted},\"unchanged\":{unchanged},\"refused\":{refused},\"cursor\":");
     push_json_string(body, cursor);
-    body.push_str("}\n");
+    body.extend_from_slice(b"}\n");
 }
 
 /// How far a source has come: its last durable cursor, "" if it never sent a batch, and the lines of all its
