@@ -15,7 +15,8 @@ mod links;
 mod lock;
 pub mod migration;
 mod shared;
-mod source;
+pub mod settle;
+pub mod source;
 mod steps;
 mod stop;
 
