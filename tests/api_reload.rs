@@ -170,6 +170,9 @@ fn a_reload_serves_the_new_certificate_and_keeps_open_connections() {
         let _: Reloaded = server.operate("POST", "/v1/reload").json();
     }];
     let mut trusted = first;
+    let says = |line: &str| server.operate("GET", "/metrics").text().lines().any(|found| found == line);
+    // The end that a certificate has by default: the year 4096.
+    assert!(says("scangate_certificate_expiry_timestamp_seconds 67090118400"));
     for reload in reloads {
         block_on(async {
             let mut open = http2_over_tls(&server, &trusted).await.unwrap();
@@ -187,6 +190,7 @@ fn a_reload_serves_the_new_certificate_and_keeps_open_connections() {
     // One that can't be used changes nothing.
     std::fs::write(server.directory.path().join("cert.pem"), "no certificate").unwrap();
     assert_eq!(server.operate("POST", "/v1/reload").problem().outcome, "reload_failed");
+    assert!(says("scangate_reload_failed 1"));
     block_on(async { assert!(http2_over_tls(&server, &trusted).await.is_ok()) });
 }
 

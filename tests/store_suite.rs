@@ -104,6 +104,19 @@ fn nothing_is_released_above_a_watermark_that_cannot_be_written() {
     list.append(&some_rows(300));
     let drain = Drain::start(list.clone(), store, fast(), watermark).unwrap();
     let stats = Arc::clone(drain.stats());
+    let until = |done: &dyn Fn() -> bool| {
+        for _ in 0..2000 {
+            if done() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("the counters stand still: {stats:?}");
+    };
+    until(&|| stats.is_failing());
+    list.append(&some_rows(20));
+    // Nothing is read meanwhile, and what comes in is told all the same.
+    until(&|| stats.lag().records == 20 && stats.oldest_received().is_some());
     assert_eq!(drain.stop(Duration::from_millis(300)), DrainEnd::Behind);
     assert_eq!(list.released(), 0);
     assert!(stats.is_failing() && stats.retries_total() > 0);

@@ -1,6 +1,8 @@
 //! What all cores share, and what is read from it at a scrape.
 
 use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -21,7 +23,7 @@ use crate::listen::tls::Tls;
 use crate::listen::{Counters, Runtime};
 use crate::observe::health::{Health, Impairment};
 use crate::observe::metrics::Metrics;
-use crate::observe::process::ProcessSample;
+use crate::observe::process::{DiskSample, ProcessSample};
 use crate::observe::sampled::{
     ConnectionsSample, JournalSample, LinksSample, Sampled, StoreSample, WorkersSample,
 };
@@ -66,7 +68,8 @@ pub struct Shared {
     tls: Option<Tls>,
     drain: Arc<DrainStats>,
     history: Mutex<History>,
-    caught_up: Mutex<Instant>,
+    journal_dir: PathBuf,
+    reload_failed: AtomicBool,
     listener: OnceLock<(Runtime, Arc<Counters>)>,
 }
 
@@ -134,7 +137,8 @@ impl Shared {
             tls: parts.tls,
             drain,
             history: Mutex::default(),
-            caught_up: Mutex::new(Instant::now()),
+            journal_dir: config.gateway.data_dir.join("journal"),
+            reload_failed: AtomicBool::new(false),
             listener: OnceLock::new(),
         })
     }
@@ -168,6 +172,12 @@ impl Shared {
     /// Loads limits, keys, revocations and the certificate again; says whether the keys changed. Each of
     /// the three changes only if it loads; the first that doesn't is the error, and ends the reload.
     pub(super) fn reload(&self) -> anyhow::Result<bool> {
+        let reloaded = self.load_again();
+        self.reload_failed.store(reloaded.is_err(), Ordering::Relaxed);
+        reloaded
+    }
+
+    fn load_again(&self) -> anyhow::Result<bool> {
         if let Some(source) = self.limits_source.get() {
             let limits = source()?;
             self.authenticator.set_rate(rate(&limits));
@@ -189,9 +199,6 @@ impl Shared {
         self.health.impair(Impairment::JournalPoisoned, journal.poisoned);
         self.health.impair(Impairment::JournalFull, journal.disk_full || journal.bytes_max_reached);
         self.history.lock().tick(Instant::now(), &self.metrics);
-        if self.drain.lag().records == 0 {
-            *self.caught_up.lock() = Instant::now();
-        }
     }
 
     pub(super) fn stats(&self) -> Stats {
@@ -200,8 +207,9 @@ impl Shared {
 
     pub(super) fn sample(&self) -> Sampled {
         let (journal, workers) = (self.journal.stats(), self.workers.stats());
-        let lag_records = self.drain.lag().records;
-        let lag_ms = if lag_records == 0 { 0 } else { self.caught_up.lock().elapsed().as_millis() };
+        let lag = self.drain.lag();
+        let oldest = self.drain.oldest_received().filter(|_| lag.records > 0);
+        let lag_ms = oldest.map_or(0, |received| UnixMillis::now().0.saturating_sub(received.0));
         Sampled {
             runtime: self.listener.get().map_or("none", |(runtime, _)| runtime.name()),
             ready: self.health.is_ready(),
@@ -211,14 +219,20 @@ impl Shared {
                 segments: journal.segments,
                 poisoned: journal.poisoned,
                 full: journal.disk_full || journal.bytes_max_reached,
+                disk: DiskSample::read(&self.journal_dir),
             },
             store: StoreSample {
-                lag_records,
-                lag_ms: u64::try_from(lag_ms).unwrap_or(u64::MAX),
+                lag_records: lag.records,
+                lag_bytes: lag.bytes,
+                lag_ms: u64::try_from(lag_ms).unwrap_or(0),
                 rows_written: self.drain.written_total(),
                 retries: self.drain.retries_total(),
+                failing: self.drain.is_failing(),
             },
             deduplicate_entries: self.deduplicate.entries(),
+            deduplicate_entries_max: self.windows_s.entries_max,
+            certificate_expires_s: self.tls.as_ref().map(Tls::expires_s),
+            reload_failed: self.reload_failed.load(Ordering::Relaxed),
             links: links(self.links.stats()),
             workers: WorkersSample {
                 queue_jobs: workers.queued as u64,

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// A listener's certificate. Clones share it, so a reload through one reaches all; connections already
 /// open keep what they began with.
@@ -17,7 +18,14 @@ pub struct Tls(Arc<Files>);
 struct Files {
     certificates: PathBuf,
     key: PathBuf,
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<Current>,
+}
+
+/// What connections are begun with.
+#[derive(Debug)]
+struct Current {
+    config: Arc<ServerConfig>,
+    expires_s: i64,
 }
 
 /// Why a certificate can't be used.
@@ -55,7 +63,7 @@ impl Tls {
     /// # Errors
     /// A file can't be read or parsed, or the two don't match.
     pub fn load(certificates: &Path, key: &Path) -> Result<Self, TlsError> {
-        let current = ArcSwap::from_pointee(server_config(certificates, key)?);
+        let current = ArcSwap::from_pointee(Current::load(certificates, key)?);
         Ok(Self(Arc::new(Files { certificates: certificates.to_owned(), key: key.to_owned(), current })))
     }
 
@@ -64,23 +72,36 @@ impl Tls {
     /// # Errors
     /// As for [`Self::load`].
     pub fn reload(&self) -> Result<(), TlsError> {
-        let config = server_config(&self.0.certificates, &self.0.key)?;
-        self.0.current.store(Arc::new(config));
+        let current = Current::load(&self.0.certificates, &self.0.key)?;
+        self.0.current.store(Arc::new(current));
         Ok(())
     }
 
+    /// When the leaf's validity ends, in seconds since 1970.
+    pub fn expires_s(&self) -> i64 {
+        self.0.current.load().expires_s
+    }
+
     pub(super) fn current(&self) -> Arc<ServerConfig> {
-        self.0.current.load_full()
+        Arc::clone(&self.0.current.load().config)
     }
 }
 
-fn server_config(certificates: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
+impl Current {
+    fn load(certificates: &Path, key: &Path) -> Result<Self, TlsError> {
+        let (config, expires_s) = server_config(certificates, key)?;
+        Ok(Self { config: Arc::new(config), expires_s })
+    }
+}
+
+fn server_config(certificates: &Path, key: &Path) -> Result<(ServerConfig, i64), TlsError> {
     let certificates_error = |source| TlsError::Certificates { path: certificates.to_owned(), source };
     let chain = CertificateDer::pem_file_iter(certificates)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(certificates_error)?;
     let key =
         PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Key { path: key.to_owned(), source })?;
+    let expires_s = chain.first().and_then(expires_s).unwrap_or(i64::MAX);
     let unusable = |source| TlsError::Unusable { path: certificates.to_owned(), source };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -90,5 +111,11 @@ fn server_config(certificates: &Path, key: &Path) -> Result<ServerConfig, TlsErr
         .with_single_cert(chain, key)
         .map_err(unusable)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    Ok((config, expires_s))
+}
+
+/// None for what rustls is about to refuse.
+fn expires_s(leaf: &CertificateDer<'_>) -> Option<i64> {
+    let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
+    Some(leaf.validity().not_after.timestamp())
 }

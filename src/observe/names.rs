@@ -97,7 +97,11 @@ names! {
     FRAME_STAGES: Counter "frame_stages", "Frames by stage of the decoders and what it found";
     FRAME_STAGE_TIME: Counter "frame_stage_cpu" "seconds", "CPU time of each stage of the decoders";
 
+    CERTIFICATE_EXPIRY: Gauge "certificate_expiry_timestamp" "seconds", "When the listener's certificate ends, since 1970; without TLS there is no sample";
+    RELOAD_FAILED: Gauge "reload_failed", "1 while the last reload of limits, keys or certificate has failed";
+
     DEDUPLICATE_ENTRIES: Gauge "deduplicate" "entries", "Scans remembered for deduplication";
+    DEDUPLICATE_MAX: Gauge "deduplicate_max" "entries", "Scans remembered at which more are refused";
 
     LINKS: Gauge "links", "Identifiers linked to a citizen";
     LINKS_RECENT: Gauge "links_recent", "Links so new that deduplication asks under both pseudonyms";
@@ -112,10 +116,14 @@ names! {
     JOURNAL_SEGMENTS: Gauge "journal" "segments", "Segments on disk";
     JOURNAL_POISONED: Gauge "journal_poisoned", "1 once an fsync failed; only a restart mends it";
     JOURNAL_FULL: Gauge "journal_full", "1 while the disk or the journal is full";
+    JOURNAL_DISK_FREE: Gauge "journal_disk_free" "bytes", "Free space of the file system that holds the journal";
+    JOURNAL_DISK_SIZE: Gauge "journal_disk_size" "bytes", "Size of the file system that holds the journal";
 
     STORE_LAG_RECORDS: Gauge "store_lag" "records", "Durable check-ins that the store doesn't have yet";
+    STORE_LAG_BYTES: Gauge "store_lag" "bytes", "Journal that they take, which can't be deleted before the store has it";
     STORE_LAG_SECONDS: Gauge "store_lag" "seconds", "Age of the oldest of them";
     STORE_WRITTEN: Counter "store_written" "rows", "Rows that the store acknowledged";
+    STORE_FAILING: Gauge "store_failing", "1 while the last write to the store has failed";
     STORE_RETRIES: Counter "store_retries", "Writes that were tried again";
 
     PROCESS_RESIDENT: Gauge "process_resident_memory" "bytes", "Resident memory";

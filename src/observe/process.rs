@@ -1,6 +1,11 @@
-//! The process as Linux sees it, read from `/proc/self`; zeros where there is no such thing.
+//! The process and its disk as Linux sees them, read from `/proc/self` and by `statvfs`; zeros where there is
+//! no such thing.
 
+use std::ffi::CString;
 use std::fs;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 /// Linux reports CPU time in hundredths of a second on every architecture that the gateway is built for.
 const TICKS_PER_S: u64 = 100;
@@ -31,6 +36,31 @@ impl ProcessSample {
     }
 }
 
+/// Room on a file system.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskSample {
+    /// What an unprivileged process may still write.
+    pub free_bytes: u64,
+    /// All of it.
+    pub size_bytes: u64,
+}
+
+impl DiskSample {
+    /// Asks for the file system that holds `path` now.
+    pub fn read(path: &Path) -> Self {
+        let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return Self::default() };
+        let mut found = MaybeUninit::<libc::statvfs>::uninit();
+        // SAFETY: the path ends in a NUL and lives through the call, which writes only to `found`.
+        if unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) } != 0 {
+            return Self::default();
+        }
+        // SAFETY: the call succeeded, so all of it is written.
+        let found = unsafe { found.assume_init() };
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Self { free_bytes: bytes(found.f_bavail), size_bytes: bytes(found.f_blocks) }
+    }
+}
+
 fn resident_bytes(status: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib: u64 = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or_default();
@@ -58,6 +88,13 @@ mod tests {
     #[test]
     fn resident_memory_is_in_bytes() {
         assert_eq!(resident_bytes("Name:\tx\nVmRSS:\t    2048 kB\n"), 2_097_152);
+    }
+
+    #[test]
+    fn a_file_system_has_room_and_a_missing_path_none() {
+        let sample = DiskSample::read(Path::new("/"));
+        assert!(sample.size_bytes > 0 && sample.free_bytes <= sample.size_bytes, "{sample:?}");
+        assert_eq!(DiskSample::read(Path::new("/no/such/directory")), DiskSample::default());
     }
 
     #[test]

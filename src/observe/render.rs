@@ -77,16 +77,26 @@ impl Scrape {
         out.counter(&names::WORKERS_SHED, workers.shed)?;
         out.counter(&names::WORKERS_LATE, workers.late)?;
         out.counter(&names::WORKERS_PANICKED, workers.panicked)?;
+        let mut certificate = out.describe(&names::CERTIFICATE_EXPIRY)?;
+        if let Some(expires_s) = self.sampled.certificate_expires_s {
+            certificate.encode_gauge(&expires_s)?;
+        }
+        out.gauge(&names::RELOAD_FAILED, u64::from(self.sampled.reload_failed))?;
         out.gauge(&names::DEDUPLICATE_ENTRIES, self.sampled.deduplicate_entries)?;
+        out.gauge(&names::DEDUPLICATE_MAX, self.sampled.deduplicate_entries_max)?;
         self.links(out)?;
         out.gauge(&names::JOURNAL_SIZE, journal.bytes)?;
         out.gauge(&names::JOURNAL_SIZE_MAX, journal.bytes_max)?;
         out.gauge(&names::JOURNAL_SEGMENTS, journal.segments)?;
         out.gauge(&names::JOURNAL_POISONED, u64::from(journal.poisoned))?;
         out.gauge(&names::JOURNAL_FULL, u64::from(journal.full))?;
+        out.gauge(&names::JOURNAL_DISK_FREE, journal.disk.free_bytes)?;
+        out.gauge(&names::JOURNAL_DISK_SIZE, journal.disk.size_bytes)?;
         out.gauge(&names::STORE_LAG_RECORDS, store.lag_records)?;
+        out.gauge(&names::STORE_LAG_BYTES, store.lag_bytes)?;
         out.gauge(&names::STORE_LAG_SECONDS, float(store.lag_ms) / 1e3)?;
         out.counter(&names::STORE_WRITTEN, store.rows_written)?;
+        out.gauge(&names::STORE_FAILING, u64::from(store.failing))?;
         out.counter(&names::STORE_RETRIES, store.retries)
     }
 

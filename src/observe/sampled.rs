@@ -1,7 +1,7 @@
 //! Numbers that the gateway reads from its parts at the moment of a scrape.
 
 use super::metrics::TimeoutKind;
-use super::process::ProcessSample;
+use super::process::{DiskSample, ProcessSample};
 
 /// Everything that isn't counted on the hot path.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +16,12 @@ pub struct Sampled {
     pub store: StoreSample,
     /// Scans remembered for deduplication.
     pub deduplicate_entries: u64,
+    /// How many may be.
+    pub deduplicate_entries_max: u64,
+    /// When the public listener's certificate ends, in seconds since 1970; none without TLS.
+    pub certificate_expires_s: Option<i64>,
+    /// Whether the last reload failed.
+    pub reload_failed: bool,
     /// The links between identifiers of one citizen.
     pub links: LinksSample,
     /// The pool.
@@ -62,6 +68,8 @@ pub struct JournalSample {
     pub poisoned: bool,
     /// The disk or the journal is full.
     pub full: bool,
+    /// The file system under it.
+    pub disk: DiskSample,
 }
 
 /// The store at one moment.
@@ -69,12 +77,16 @@ pub struct JournalSample {
 pub struct StoreSample {
     /// Durable check-ins that it doesn't have yet.
     pub lag_records: u64,
+    /// Journal that they take.
+    pub lag_bytes: u64,
     /// Age of the oldest of them.
     pub lag_ms: u64,
     /// Rows it acknowledged since start.
     pub rows_written: u64,
     /// Writes tried again since start.
     pub retries: u64,
+    /// The last one failed.
+    pub failing: bool,
 }
 
 /// The links between identifiers at one moment.

@@ -8,12 +8,12 @@
 //! No record is skipped: while the database is away or refuses a batch, the drain stays where it is,
 //! backs off, counts, and the journal grows to its own bound, where clients are told to come later.
 
-use std::collections::hash_map::RandomState;
+mod pace;
+
 use std::fmt;
-use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -21,10 +21,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use crate::scan::Checkin;
+use crate::scan::{Checkin, UnixMillis};
 
 use super::watermark::{Watermark, WatermarkError};
 use super::{FailureKind, Store, StoreError};
+pub use pace::Pace;
+use pace::{Backoff, ThreadPace};
 
 /// Where the drain reads: the journal, or a test's list.
 pub trait Source: Send + 'static {
@@ -103,6 +105,7 @@ pub struct DrainStats {
     syncs: AtomicU64,
     lag_records: AtomicU64,
     lag_bytes: AtomicU64,
+    oldest_received_ms: AtomicI64,
     last_failure: AtomicU8,
     failing: AtomicBool,
 }
@@ -141,6 +144,12 @@ impl DrainStats {
         }
     }
 
+    /// When the oldest record of the batch in hand was received; none once everything is written.
+    pub fn oldest_received(&self) -> Option<UnixMillis> {
+        let received = self.oldest_received_ms.load(Ordering::Relaxed);
+        (received > 0).then_some(UnixMillis(received))
+    }
+
     /// The last failure's kind, if there ever was one.
     pub fn last_failure(&self) -> Option<FailureKind> {
         FailureKind::from_code(self.last_failure.load(Ordering::Relaxed))
@@ -155,6 +164,21 @@ impl DrainStats {
         self.last_failure.store(kind as u8, Ordering::Relaxed);
         self.retries.fetch_add(1, Ordering::Relaxed);
         self.failing.store(true, Ordering::Relaxed);
+    }
+
+    fn took(&self, batch: &[Checkin]) {
+        let oldest = batch.first().map_or(0, |checkin| checkin.scan.received.0);
+        self.oldest_received_ms.store(oldest, Ordering::Relaxed);
+    }
+
+    /// Nothing is read meanwhile: what comes in is at least as old as the first look at it.
+    fn stalled(&self, backlog: Backlog) {
+        self.looked(backlog);
+        if backlog.records > 0 {
+            let now = UnixMillis::now().0;
+            // One that is in hand already is older.
+            let _ = self.oldest_received_ms.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 
     fn looked(&self, backlog: Backlog) {
@@ -202,49 +226,6 @@ impl Target for Arc<Store> {
 
     fn sync(&self) -> impl Future<Output = Result<(), StoreError>> {
         Store::sync(self)
-    }
-}
-
-/// Time and chance as the drain meets them: its thread's, or a simulation's.
-pub trait Pace: 'static {
-    /// The time.
-    fn now(&self) -> Instant;
-
-    /// Resolves after `time`.
-    fn pause(&self, time: Duration) -> impl Future<Output = ()>;
-
-    /// Resolves once `source` may have something beyond `position`, or after `limit`.
-    fn until_more<S: Source>(
-        &self,
-        source: &S,
-        position: S::Position,
-        limit: Duration,
-    ) -> impl Future<Output = ()>;
-
-    /// A number that no other gateway is likely to draw.
-    fn chance(&self) -> u64;
-}
-
-/// A thread that has nothing else to do.
-struct ThreadPace;
-
-impl Pace for ThreadPace {
-    fn now(&self) -> Instant {
-        Instant::now()
-    }
-
-    fn pause(&self, time: Duration) -> impl Future<Output = ()> {
-        tokio::time::sleep(time)
-    }
-
-    /// Blocks, as the thread may.
-    async fn until_more<S: Source>(&self, source: &S, position: S::Position, limit: Duration) {
-        source.wait(position, limit);
-    }
-
-    fn chance(&self) -> u64 {
-        // Every RandomState is keyed anew, which is all the chance that is needed here.
-        RandomState::new().build_hasher().finish()
     }
 }
 
@@ -397,6 +378,7 @@ impl<S: Source, T: Target, P: Pace> Worker<S, T, P> {
         let mut unsynced: Option<Unsynced> = None;
         loop {
             let next = self.read(position, &mut batch).await?;
+            self.stats.took(&batch);
             self.write(position, &batch).await?;
             if next != position {
                 let since = self.pace.now();
@@ -489,13 +471,19 @@ impl<S: Source, T: Target, P: Pace> Worker<S, T, P> {
         loop {
             match self.target.sync().await {
                 Ok(()) => break,
-                Err(error) => self.failed(error.kind(), &error, &mut backoff).await?,
+                Err(error) => {
+                    self.stats.stalled(self.source.backlog(position));
+                    self.failed(error.kind(), &error, &mut backoff).await?;
+                }
             }
         }
         loop {
             match self.watermark.save(position) {
                 Ok(()) => break,
-                Err(error) => self.failed(FailureKind::Watermark, &error, &mut backoff).await?,
+                Err(error) => {
+                    self.stats.stalled(self.source.backlog(position));
+                    self.failed(FailureKind::Watermark, &error, &mut backoff).await?;
+                }
             }
         }
         self.stats.failing.store(false, Ordering::Relaxed);
@@ -521,8 +509,7 @@ impl<S: Source, T: Target, P: Pace> Worker<S, T, P> {
     }
 
     fn backoff(&self) -> Backoff {
-        let (min, max) = (self.settings.backoff_min_ms, self.settings.backoff_max_ms);
-        Backoff { next_ms: min, max_ms: max.max(min) }
+        Backoff::new(self.settings.backoff_min_ms, self.settings.backoff_max_ms)
     }
 
     /// Counts, logs and pauses; the pause ends early when the time is up.
@@ -549,22 +536,6 @@ impl<S: Source, T: Target, P: Pace> Worker<S, T, P> {
     }
 }
 
-/// Doubling pauses, each between half and all of its length, so that gateways which failed together
-/// don't come back together.
-struct Backoff {
-    next_ms: u64,
-    max_ms: u64,
-}
-
-impl Backoff {
-    fn pause(&mut self, chance: u64) -> Duration {
-        let whole = self.next_ms;
-        self.next_ms = (whole * 2).min(self.max_ms);
-        let half = whole / 2;
-        Duration::from_millis(half + chance % (whole - half + 1))
-    }
-}
-
 /// An error with its causes on one line.
 struct Chain<'a>(&'a (dyn std::error::Error + 'static));
 
@@ -577,20 +548,5 @@ impl fmt::Display for Chain<'_> {
             cause = error.source();
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn backoff_doubles_to_its_limit_and_jitters_within_half() {
-        let mut backoff = Backoff { next_ms: 50, max_ms: 300 };
-        for whole in [50, 100, 200, 300, 300] {
-            let pause = backoff.pause(ThreadPace.chance());
-            let bounds = Duration::from_millis(whole / 2)..=Duration::from_millis(whole);
-            assert!(bounds.contains(&pause), "{pause:?} of {whole} ms");
-        }
     }
 }
