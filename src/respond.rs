@@ -4,6 +4,7 @@
 //! Everything that isn't a success is RFC 9457 problem+json with the outcome's stable name, and the
 //! field or bound, the limit and the value where there are any.
 
+mod admin;
 mod feed;
 mod rejection;
 
@@ -21,6 +22,7 @@ use crate::observe::health::Readiness;
 use crate::request::Malformed;
 use crate::scan::{Checkin, Outcome, Refusal, Scan};
 
+pub use admin::denied;
 pub use feed::{feed_state, feed_summary};
 pub use rejection::{Rejection, rejected};
 
@@ -297,6 +299,13 @@ pub fn ok(content_type: &'static str, body: impl Into<Bytes>) -> Response<Bytes>
 pub fn published(content_type: &'static str, body: impl Into<Bytes>) -> Response<Bytes> {
     let mut response = ok(content_type, body);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("max-age=300"));
+    response
+}
+
+/// What the client has is what there is: 304.
+pub fn not_modified() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
     response
 }
 

@@ -158,6 +158,8 @@ fn no_name_number_or_payload_is_left_anywhere() {
     let export =
         run(&["export", "--from", "2020-01-01T00:00:00Z", "--to", "2100-01-01T00:00:00Z"], &data_dir);
     assert_eq!(export.lines().count(), 3, "{export}");
+    let (from, to) = ("2021-11-24T00:00:00Z", "2021-11-25T00:00:00Z");
+    run(&["trace", "001090123456", "--from", from, "--to", to, "--purpose", "ca bệnh 17"], &data_dir);
     let feed_token = fs::read_to_string(data_dir.join("keys/feed-token")).expect("the feed's token");
     let lines = "{\"citizen\":\"001090123456\",\"qid\":\"162979388586171100\",\"insurance\":\"DN0010109063006\"}\n\
                  {\"citizen\":\"001093029317x\",\"qid\":\"162979388586171100\"}\nNGUYEN VAN A\n";
@@ -190,6 +192,10 @@ fn no_name_number_or_payload_is_left_anywhere() {
     assert!(
         found.iter().any(|(name, bytes)| name.contains("/identity/") && bytes.len() > 100),
         "the links are there"
+    );
+    assert!(
+        found.iter().any(|(name, bytes)| name.contains("/audit/") && bytes.len() > 1_000),
+        "the audit log is there"
     );
     for (name, bytes) in &found {
         for secret in SECRETS.iter().flat_map(|secret| disguises(secret)).chain([code.clone().into_bytes()]) {

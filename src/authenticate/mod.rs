@@ -5,6 +5,7 @@
 //! generation of the keys, under which alone an entry is found. No state is shared between gateways: a
 //! token says all that a gateway needs to know.
 
+mod admin;
 mod rate;
 mod token;
 
@@ -16,6 +17,7 @@ use crate::scan::{App, DeviceKey, PlaceKey, Pseudonym, UnixMillis};
 use crate::verify::KeyStore;
 use crate::verify::cache::Cache;
 
+pub use admin::{AdminAuth, Caller, Denied};
 pub(crate) use rate::{Bucket, Buckets};
 pub use rate::{RateLimited, RateLimits};
 

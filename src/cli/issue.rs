@@ -11,7 +11,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::audit::{audited, caller};
 use super::{DataDir, parse_app, print, ttl};
+use crate::audit::{Action, Entry};
 use crate::issue::bulk::{self, Event, PDF_MODULE_PT, PNG_MODULE_PX, Plan, Progress};
 use crate::issue::{self, Drawing, Issuer, Level, Paper, RoleRef, Style};
 use crate::scan::{App, UnixMillis};
@@ -248,7 +250,9 @@ pub(super) fn run(issue: Issue) -> anyhow::Result<ExitCode> {
         Issue::Bulk(command) => return many(&command, now),
         Issue::Revoke { target, data_dir } => {
             let data_dir = data_dir.path();
-            manage::keys_revoke(&data_dir, &revocation(&data_dir, target, now)?, now)?;
+            let revocation = revocation(&data_dir, target, now)?;
+            let entry = Entry::new(caller(), Action::Keys).named("revoke a code");
+            audited(&data_dir, entry, || Ok(manage::keys_revoke(&data_dir, &revocation, now)?))?;
             print("{\"revoked\":true}")?;
         }
         Issue::List { data_dir } => {

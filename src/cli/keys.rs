@@ -10,7 +10,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::audit::{audited, caller};
+use super::keys_admin::{self, AdminTokens};
 use super::{DataDir, parse_app, print, ttl};
+use crate::audit::{Action, Entry};
 use crate::scan::{App, UnixMillis};
 use crate::verify::import::{self, Foreign};
 use crate::verify::manage::{self, KeyUse};
@@ -110,6 +113,8 @@ pub enum Keys {
     /// Take in public keys of other issuers, once they are seen to load.
     #[command(subcommand)]
     Import(Import),
+    /// Make, list or revoke the tokens that the admin listener asks for.
+    Admin(AdminTokens),
     /// Take a key out of use: its file goes to keys/retired, without its private part.
     #[command(
         after_help = "A key that signs, or of which something valid is out there, is refused.\n\nExample:\n  scangate keys retire 3f9a02c1aabbccdd"
@@ -205,6 +210,35 @@ pub enum Import {
 }
 
 pub(super) fn run(keys: Keys) -> anyhow::Result<ExitCode> {
+    match change(&keys) {
+        Some((data_dir, what)) => {
+            let entry = Entry::new(caller(), Action::Keys).named(what);
+            audited(&data_dir, entry, || run_now(keys))
+        }
+        None => run_now(keys),
+    }
+}
+
+/// What a command changes and where, in the audit log's words.
+fn change(keys: &Keys) -> Option<(PathBuf, &'static str)> {
+    let (data_dir, what) = match keys {
+        Keys::Generate { data_dir } => (data_dir, "generate"),
+        Keys::Rotate { data_dir, .. } => (data_dir, "rotate"),
+        Keys::Revoke { data_dir, .. } => (data_dir, "revoke"),
+        Keys::Compact { data_dir } => (data_dir, "compact"),
+        Keys::Retire { data_dir, .. } => (data_dir, "retire"),
+        Keys::Import(
+            Import::Hc1 { data_dir, .. }
+            | Import::Shc { data_dir, .. }
+            | Import::Nhs { data_dir, .. }
+            | Import::Device { data_dir, .. },
+        ) => (data_dir, "import"),
+        Keys::List { .. } | Keys::Revoked { .. } | Keys::Admin(_) => return None,
+    };
+    Some((data_dir.path(), what))
+}
+
+fn run_now(keys: Keys) -> anyhow::Result<ExitCode> {
     let now = UnixMillis::now();
     let listed = match keys {
         Keys::Generate { data_dir } => {
@@ -241,6 +275,10 @@ pub(super) fn run(keys: Keys) -> anyhow::Result<ExitCode> {
         }
         Keys::Import(import) => {
             take_in(&import)?;
+            Vec::new()
+        }
+        Keys::Admin(command) => {
+            keys_admin::run(&command, now)?;
             Vec::new()
         }
         Keys::Retire { kid, set, force, data_dir } => {

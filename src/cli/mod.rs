@@ -1,12 +1,16 @@
 //! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
+mod admin_client;
+mod audit;
 mod check_config;
 mod decode;
 mod export;
+mod health;
 mod migrate;
 mod issue;
 mod journal;
 mod keys;
+mod keys_admin;
 mod serve;
 mod ttl;
 mod verify;
@@ -16,11 +20,15 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
+pub use self::admin_client::AdminToken;
+pub use self::health::Health;
 pub use self::issue::Issue;
 pub use self::keys::Keys;
+pub use self::keys_admin::AdminTokens;
 pub use self::verify::Verify;
 
 use crate::config::{self, Config, ConfigErrors, Loaded, Overrides};
@@ -56,6 +64,8 @@ Every setting can come from the environment: SCANGATE_LIMITS__DEVICE_SCANS_PER_S
 pub enum Command {
     /// Serve check-ins until SIGTERM.
     Serve(Serve),
+    /// Ask a running gateway whether scans should be sent to it.
+    Health(Health),
     /// Report every mistake of a configuration file with its line and column.
     CheckConfig {
         /// The file.
@@ -78,12 +88,17 @@ pub enum Command {
     },
     /// Say what a payload is, whether it is proven or only asserted, and why not.
     Verify(Verify),
-    /// Look into a journal.
+    /// Look into a journal, or drain one whose gateway won't start again.
     #[command(subcommand)]
     Journal(Journal),
     /// Write check-ins as NDJSON, under pseudonyms, by event time.
     Export(Export),
-    /// Change what a stopped gateway keeps.
+    /// Write one person's check-ins as NDJSON, under whichever of the person's codes they were made.
+    Trace(Trace),
+    /// Look into the audit log: who read check-ins, or changed keys.
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Bring the database's schema up to date, or change what a stopped gateway keeps.
     #[command(subcommand)]
     Migrate(Migrate),
     /// Print the API's description (OpenAPI 3.1).
@@ -155,11 +170,38 @@ pub enum Journal {
         /// The journal's directory, DATA/journal.
         dir: PathBuf,
     },
+    /// Bring into the store what a stopped gateway's journal still holds; exit code 1 if not all of it.
+    #[command(
+        after_help = "For a volume whose gateway won't start again. Run it again until it exits with 0.\n\nExample:\n  scangate journal drain --data-dir data --timeout 10m"
+    )]
+    Drain {
+        /// Instead of gateway.data_dir.
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+        /// Configuration file, for a store of kind "cql".
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// How long to try: 90s, 45m, 12h.
+        #[arg(long, value_parser = ttl::parse, value_name = "TIME", default_value = "10m")]
+        timeout: Duration,
+    },
 }
 
 /// `migrate`
 #[derive(Debug, Subcommand)]
 pub enum Migrate {
+    /// Create what is missing of the database's keyspace and tables, a line for each migration.
+    #[command(
+        after_help = "Run it once, before gateways with cql.create_schema = false start.\n\nExample:\n  scangate migrate schema --config scangate.toml"
+    )]
+    Schema {
+        /// Configuration file, with a store of kind "cql".
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Change nothing; exit code 1 if a migration is missing.
+        #[arg(long)]
+        check: bool,
+    },
     /// Make a new pepper and bring journal, store and links under it. Interrupted, run it again.
     #[command(
         after_help = "Refused while the gateway runs.\n\nExample:\n  scangate migrate pepper --data-dir data"
@@ -192,6 +234,50 @@ pub struct Export {
     /// First event time that is left out, RFC 3339.
     #[arg(long, value_parser = UnixMillis::parse, value_name = "TIME")]
     pub to: UnixMillis,
+    /// What for, as the audit log will say: a case, never a person's number or name.
+    #[arg(long, value_name = "TEXT")]
+    pub purpose: Option<String>,
+    /// Lets in, where a gateway runs that asks for a token.
+    #[command(flatten)]
+    pub token: AdminToken,
+}
+
+/// `trace`
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Example, with the number kept out of the shell's history:\n  scangate trace - --from 2021-11-01T00:00:00+07:00 --to 2021-11-25T00:00:00+07:00 --purpose 'case 17' < number.txt"
+)]
+pub struct Trace {
+    /// Whose: a reference as `issue person` takes it (a citizen number, a QID, another name), or a pseudonym of 32
+    /// hexadecimal digits; - reads it from standard input.
+    pub person: String,
+    /// Where from, from when to when, and what for.
+    #[command(flatten)]
+    pub range: Export,
+}
+
+/// `audit`
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Hold the log to its chain; exit code 1 with the first broken link.
+    #[command(
+        after_help = "Example:\n  scangate audit verify data/audit --head 17:5f6e…   a number and hash from /v1/stats or the log"
+    )]
+    Verify {
+        /// The log's directory, DATA/audit.
+        dir: PathBuf,
+        /// Also that it holds this record, as it was published: NUMBER:HASH.
+        #[arg(long, value_parser = audit::parse_head, value_name = "NUMBER:HASH")]
+        head: Option<crate::audit::Head>,
+    },
+    /// Write the records as NDJSON.
+    Show {
+        /// The log's directory, DATA/audit.
+        dir: PathBuf,
+        /// Only so many, the newest.
+        #[arg(long, value_name = "N")]
+        last: Option<usize>,
+    },
 }
 
 /// Does what was asked.
@@ -220,7 +306,10 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Decode { files } => decode::run(&files),
         Command::Verify(verify) => verify::run(&verify),
         Command::Journal(journal) => journal::run(&journal),
+        Command::Health(health) => health::run(&health),
         Command::Export(range) => export::run(&range),
+        Command::Trace(command) => export::run_trace(&command),
+        Command::Audit(command) => audit::run(&command),
         Command::Migrate(migrate) => migrate::run(&migrate),
     }
 }
@@ -313,7 +402,19 @@ mod tests {
             "scangate verify SG1:X --data-dir d",
             "scangate journal inspect d",
             "scangate journal verify d",
+            "scangate journal drain --data-dir d --config f --timeout 10m",
+            "scangate health",
+            "scangate health --config f --timeout-ms 500",
+            "scangate health --address [::1]:8080",
+            "scangate migrate schema --config f --check",
             "scangate export --data-dir d --from 2021-11-24T00:00:00Z --to 2021-11-25T00:00:00Z",
+            "scangate export --from 2021-11-24T00:00:00Z --to 2021-11-25T00:00:00Z --purpose p --admin-token-file f",
+            "scangate trace 001093029317 --from 2021-11-24T00:00:00Z --to 2021-11-25T00:00:00Z --data-dir d",
+            "scangate audit verify d",
+            "scangate audit show d --last 10",
+            "scangate keys admin grafana --scope read,links --ttl 30d --data-dir d",
+            "scangate keys admin --list",
+            "scangate keys admin --revoke grafana",
             "scangate migrate pepper --data-dir d --config f",
             "scangate openapi",
             "scangate completions zsh",
@@ -341,7 +442,15 @@ mod tests {
             "scangate issue bulk list.csv --out d",
             "scangate verify --json --plain x",
             "scangate decode",
+            "scangate health --timeout-ms 0",
+            "scangate journal drain --timeout soon",
             "scangate export --from yesterday --to today",
+            "scangate keys admin",
+            "scangate keys admin grafana",
+            "scangate keys admin Grafana --scope read",
+            "scangate keys admin grafana --scope all",
+            "scangate keys admin grafana --scope read --list",
+            "scangate audit verify d --head 1",
         ] {
             assert_eq!(parsed(line).err().map(|error| error.exit_code()), Some(i32::from(USAGE)), "{line}");
         }

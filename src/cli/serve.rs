@@ -41,7 +41,8 @@ pub(super) fn run(serve: Serve) -> anyhow::Result<ExitCode> {
 fn greeting(config: &Config, gateway: &Gateway) -> anyhow::Result<String> {
     let scheme = if config.tls.certificate_file.is_some() { "https" } else { "http" };
     let (public, admin) = (gateway.address(), gateway.admin_address());
-    let mut text = format!("scangate listens on {scheme}://{public} (admin http://{admin})\n");
+    let admin_scheme = if config.admin.tls_cert_file.is_some() { "https" } else { "http" };
+    let mut text = format!("scangate listens on {scheme}://{public} (admin {admin_scheme}://{admin})\n");
     if gateway.has_development_keys() {
         let place = RoleRef::Place(EXAMPLE_PLACE);
         let data_dir = &config.gateway.data_dir;

@@ -11,7 +11,7 @@ use toml::de::DeValue;
 
 pub use super::stages::FrameStage;
 pub use super::value::{
-    Consistency, FrameDecoder, FrameIsolation, FramePriority, Level, LogFormat, Runtime, StoreKind,
+    AdminAuth, Consistency, FrameDecoder, FrameIsolation, FramePriority, Level, LogFormat, Runtime, StoreKind,
 };
 use super::value::{Mismatch, Rule, Setting};
 
@@ -119,8 +119,8 @@ sections! {
         /// Holds keys, journal, embedded store and watermark; the only directory written to.
         /// A relative path starts at the working directory.
         data_dir: PathBuf = PathBuf::from("./data"), Rule::Any;
-        /// After SIGTERM, how long requests under way and the journal's last commit may take before
-        /// connections are closed. 25 s ends inside the 30 s that Kubernetes grants by default.
+        /// After SIGTERM, how long requests under way may take before connections are closed, and
+        /// then again how long the store may take to catch up. Grant a stop twice this and 10 s.
         drain_timeout_ms: u64 = 25_000, Rule::Within(0, 3_600_000);
     }
 
@@ -128,8 +128,8 @@ sections! {
     Listen listen {
         /// Public listener. Loopback, because development keys must not meet a network.
         addr: SocketAddr = loopback(8080), Rule::Any;
-        /// Listener for metrics, statistics, drain, reload and export. It asks for no credentials:
-        /// keep it on loopback or on a private network.
+        /// Listener for metrics, statistics, drain, reload, export and trace. On another address than
+        /// loopback it asks for a token (section admin) and must have TLS.
         admin: SocketAddr = loopback(9090), Rule::Any;
         /// What drives the sockets. "auto" takes io_uring where the kernel and seccomp allow it.
         runtime: Runtime = Runtime::Auto, Rule::Any;
@@ -167,6 +167,35 @@ sections! {
         /// From accept to the end of the handshake: two round trips and an Ed25519 or P-256 signature,
         /// with room for a bad mobile link.
         handshake_timeout_ms: u64 = 5_000, Rule::Within(10, 600_000);
+    }
+
+    /// Whom the admin listener lets in: `scangate keys admin NAME --scope read` makes a token.
+    Admin admin {
+        /// "auto" asks nobody on a loopback address and everybody on another for a token; "required" asks
+        /// everybody. /healthz and /readyz are open, and /v1/links always asks.
+        auth: AdminAuth = AdminAuth::Auto, Rule::Any;
+        /// Certificate chain of the admin listener, PEM; with admin.tls_key_file it speaks TLS. Read
+        /// again on SIGHUP.
+        tls_cert_file: Option<PathBuf> = None, Rule::Any;
+        /// Its private key, PEM.
+        tls_key_file: Option<PathBuf> = None, Rule::Any;
+        /// Certificates, PEM, of those who may sign clients' certificates; with it a client without one
+        /// is turned away before it can ask, whatever its token.
+        tls_client_ca_file: Option<PathBuf> = None, Rule::Any;
+        /// Lets listen.admin be another address than loopback without TLS. Tokens and check-ins then cross
+        /// the network in the clear: only where something else encrypts it.
+        allow_plain: bool = false, Rule::Any;
+        /// Whether exports and traces must say what for, in the audit log's words.
+        purpose_required: bool = false, Rule::Any;
+    }
+
+    /// The log of who read check-ins or changed keys, under DATA/audit. Nothing is read that isn't in it.
+    Audit audit {
+        /// Size at which a file of the log is followed by the next. 16 MiB hold about 40,000 records.
+        segment_bytes: u64 = 16_777_216, Rule::Within(16 * KIB, GIB);
+        /// How long records are kept at least; they go a file at a time, at most 31 days later. Two years
+        /// are longer than the twelve months that Decree 53/2022 asks of system logs.
+        retention_days: u32 = 730, Rule::Within(1, 36_500);
     }
 
     /// What one device may send.

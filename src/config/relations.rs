@@ -40,6 +40,7 @@ pub(super) fn check(config: &Config) -> Vec<Broken> {
         .collect();
     broken.extend(pairs(config));
     broken.extend(listeners(config));
+    broken.extend(admin_tls(config));
     broken.extend(stages(config));
     broken
 }
@@ -154,12 +155,17 @@ fn pairs(config: &Config) -> Vec<Broken> {
             parties: vec![(section, key), (section, partner)],
         })
     };
-    let (tls, cql) = (&config.tls, &config.cql);
+    let (tls, admin, cql) = (&config.tls, &config.admin, &config.cql);
     [
         pair(
             "tls",
             ("certificate_file", tls.certificate_file.is_some()),
             ("key_file", tls.key_file.is_some()),
+        ),
+        pair(
+            "admin",
+            ("tls_cert_file", admin.tls_cert_file.is_some()),
+            ("tls_key_file", admin.tls_key_file.is_some()),
         ),
         pair("cql", ("user", cql.user.is_some()), ("password_file", cql.password_file.is_some())),
     ]
@@ -177,6 +183,32 @@ fn listeners(config: &Config) -> Option<Broken> {
         expected: "another address than listen.addr".to_owned(),
         got: format!("\"{}\"", listen.admin),
         parties: vec![("listen", "admin"), ("listen", "addr")],
+    })
+}
+
+/// What the admin listener asks for and hands out must not cross a network in the clear, and nobody can be asked
+/// for a certificate without TLS.
+fn admin_tls(config: &Config) -> Option<Broken> {
+    let (listen, admin) = (&config.listen, &config.admin);
+    let has_tls = admin.tls_cert_file.is_some();
+    if !has_tls && admin.tls_client_ca_file.is_some() {
+        return Some(Broken {
+            section: "admin",
+            key: "tls_cert_file",
+            expected: "set, since admin.tls_client_ca_file is".to_owned(),
+            got: "\"\"".to_owned(),
+            parties: vec![("admin", "tls_cert_file"), ("admin", "tls_client_ca_file")],
+        });
+    }
+    (!listen.admin.ip().is_loopback() && !has_tls && !admin.allow_plain).then(|| Broken {
+        section: "listen",
+        key: "admin",
+        expected:
+            "a loopback address, unless admin.tls_cert_file is set, or admin.allow_plain is true because \
+                   something else encrypts what passes"
+                .to_owned(),
+        got: listen.admin.written(),
+        parties: vec![("listen", "admin"), ("admin", "tls_cert_file"), ("admin", "allow_plain")],
     })
 }
 

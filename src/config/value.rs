@@ -327,6 +327,16 @@ words!(
 );
 
 words!(
+    /// Whom the admin listener asks for a token.
+    AdminAuth {
+        /// Nobody on a loopback address, everybody on another.
+        Auto = "auto",
+        /// Everybody.
+        Required = "required",
+    }
+);
+
+words!(
     /// Where check-ins end up.
     StoreKind {
         /// An embedded database under the data directory.

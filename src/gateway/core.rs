@@ -14,6 +14,7 @@ use crate::journal::Lane;
 use crate::listen::{Answer, Body, Peer, Service};
 use crate::observe::metrics::{CoreMetrics, Endpoint};
 use crate::openapi;
+use crate::pages;
 use crate::respond::{self, Rejection};
 
 /// What one core holds: its own way into the journal, its own counters, and what all cores share.
@@ -86,6 +87,12 @@ async fn route(core: &Core, request: Request<Incoming>) -> (Endpoint, Response<B
         "/healthz" => (Endpoint::Public, alive()),
         "/readyz" => (Endpoint::Public, respond::readiness(&core.shared.health.readiness())),
         "/openapi.json" => (Endpoint::Public, respond::published(respond::JSON, openapi::document())),
-        _ => (Endpoint::Unknown, respond::rejected(Rejection::NotFound)),
+        _ => match pages::scan(path) {
+            Some(file) if matches!(*method, Method::GET | Method::HEAD) => {
+                (Endpoint::Public, file.answer(request.headers()))
+            }
+            Some(_) => (Endpoint::Unknown, respond::rejected(Rejection::MethodNotAllowed("GET, HEAD"))),
+            None => (Endpoint::Unknown, respond::rejected(Rejection::NotFound)),
+        },
     }
 }

@@ -1,22 +1,24 @@
 //! `/v1/links` on the admin listener: the feed that tells which identifiers belong to one citizen.
 //!
 //! `POST` takes a batch as NDJSON and answers when it is on disk and in force; `GET` says how far a source
-//! has come, so that it can go on from there. Both ask for the feed's token. A batch sent again changes
+//! has come, so that it can go on from there. Both ask for the feed's token, or one with the scope `links`. A batch sent again changes
 //! nothing, and a bad line spoils only itself.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use hyper::{HeaderMap, Request, Response, Version};
+use hyper::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use hyper::{Request, Response, Version};
 use tokio::sync::oneshot;
 
-use super::Shared;
 use super::checkins::{self, BodyLimits};
+use super::{Shared, audited};
+use crate::audit::{Action, Entry, Outcome as Ended};
+use crate::authenticate::Caller;
 use crate::identity::feed::{self, BadLine};
 use crate::identity::links::{FeedError, FeedState, Taken};
-use crate::observe::metrics::{AuthFailure, Endpoint};
+use crate::observe::metrics::Endpoint;
 use crate::request;
 use crate::respond::{self, Problem, Rejection, Verdict};
 use crate::scan::{Outcome, UnixMillis};
@@ -28,11 +30,13 @@ struct Query {
 }
 
 /// Takes a batch.
-pub(super) async fn post(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<Bytes> {
+pub(super) async fn post(
+    shared: &Arc<Shared>,
+    caller: &Caller,
+    request: Request<Incoming>,
+) -> Response<Bytes> {
     let (head, body) = request.into_parts();
-    let query = match authorized(shared, &head.headers)
-        .and_then(|()| query(head.uri.query().unwrap_or_default(), true))
-    {
+    let query = match query(head.uri.query().unwrap_or_default(), true) {
         Ok(query) => query,
         Err(problem) => return respond::problem(&problem),
     };
@@ -60,12 +64,22 @@ pub(super) async fn post(shared: &Arc<Shared>, request: Request<Incoming>) -> Re
         return respond::problem(&problem.limit(limits.feed_lines_max as u64, None));
     }
     let cursor = query.cursor.clone().unwrap_or_default();
+    let entry = Entry::new(caller.to_string(), Action::Links).named(query.source.clone());
+    let call = match audited::begin(shared, entry).await {
+        Ok(call) => call,
+        Err(response) => return response,
+    };
     let (done, result) = oneshot::channel();
     let table = Arc::clone(shared);
     let spawned = std::thread::Builder::new().name("links".to_owned()).spawn(move || {
         let lines = request::lines(&body);
         let from = (query.source.as_str(), query.cursor.as_deref().unwrap_or_default());
         let taken = table.links.take(&table.identity, lines, from, UnixMillis::now());
+        let ended = match &taken {
+            Ok(taken) => (Ended::Done, taken.accepted),
+            Err(_) => (Ended::Failed, 0),
+        };
+        call.end(&table, ended.0, Some(ended.1));
         drop(turn);
         // The client may have gone away; the batch stands.
         let _ = done.send(taken);
@@ -84,9 +98,7 @@ pub(super) async fn post(shared: &Arc<Shared>, request: Request<Incoming>) -> Re
 
 /// Says how far a source has come.
 pub(super) async fn get(shared: &Arc<Shared>, request: &Request<Incoming>) -> Response<Bytes> {
-    let query = match authorized(shared, request.headers())
-        .and_then(|()| query(request.uri().query().unwrap_or_default(), false))
-    {
+    let query = match query(request.uri().query().unwrap_or_default(), false) {
         Ok(query) => query,
         Err(problem) => return respond::problem(&problem),
     };
@@ -99,22 +111,6 @@ pub(super) async fn get(shared: &Arc<Shared>, request: &Request<Incoming>) -> Re
         }
         Err(error) => respond::problem(&refused(&error.into())),
     }
-}
-
-fn authorized(shared: &Shared, headers: &HeaderMap) -> Result<(), Problem> {
-    let counters = shared.metrics.core(shared.admin_core());
-    let Some(header) = headers.get(AUTHORIZATION) else {
-        counters.auth_failure(AuthFailure::Missing);
-        return Err(
-            Problem::new(Outcome::Unauthenticated, "the feed's token is required").field("authorization")
-        );
-    };
-    if shared.feed_token.as_ref().is_some_and(|token| token.is_brought_by(header.as_bytes())) {
-        return Ok(());
-    }
-    counters.auth_failure(AuthFailure::BadSignature);
-    let problem = Problem::new(Outcome::Unauthenticated, "the token is not the feed's");
-    Err(problem.field("authorization").invalid_token(true))
 }
 
 fn query(text: &str, with_cursor: bool) -> Result<Query, Problem> {

@@ -9,19 +9,22 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 /// What the holder wrote into the lock file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// Its process id.
     pub pid: u32,
     /// Its admin listener, once that listens.
     pub admin: Option<SocketAddr>,
+    /// The admin listener's certificate, if it speaks TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
 }
 
 /// Why the directory could not be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process has it.
-    #[error("data directory {} is in use by process {}", path.display(), holder.map_or("unknown".to_owned(), |holder| holder.pid.to_string()))]
+    #[error("data directory {} is in use by process {}", path.display(), holder.as_ref().map_or("unknown".to_owned(), |holder| holder.pid.to_string()))]
     Held {
         /// The directory.
         path: PathBuf,
@@ -66,13 +69,15 @@ impl DataLock {
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
         let lock = Self { file, path };
-        lock.announce(None)?;
+        lock.announce(None, None)?;
         Ok(lock)
     }
 
-    /// Writes down where the admin listener is.
-    pub fn announce(&self, admin: Option<SocketAddr>) -> Result<(), LockError> {
-        let holder = Holder { pid: std::process::id(), admin };
+    /// Writes down where the admin listener is, and with which certificate.
+    pub fn announce(&self, admin: Option<SocketAddr>, certificate: Option<&Path>) -> Result<(), LockError> {
+        let certificate =
+            certificate.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+        let holder = Holder { pid: std::process::id(), admin, certificate };
         let write = || {
             let text = serde_json::to_string(&holder).map_err(io::Error::other)?;
             self.file.set_len(0)?;
@@ -108,14 +113,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(DataLock::holder(dir.path()), None);
         let lock = DataLock::acquire(dir.path()).unwrap();
-        lock.announce(Some(([127, 0, 0, 1], 9090).into())).unwrap();
+        lock.announce(Some(([127, 0, 0, 1], 9090).into()), None).unwrap();
         let second = DataLock::acquire(dir.path()).unwrap_err();
         assert!(
             second.to_string().ends_with(&format!("is in use by process {}", std::process::id())),
             "{second}"
         );
         let holder = DataLock::holder(dir.path()).unwrap();
-        assert_eq!(holder, Holder { pid: std::process::id(), admin: Some(([127, 0, 0, 1], 9090).into()) });
+        let admin = Some(([127, 0, 0, 1], 9090).into());
+        assert_eq!(holder, Holder { pid: std::process::id(), admin, certificate: None });
         drop(lock);
         assert_eq!(DataLock::holder(dir.path()), None);
         DataLock::acquire(dir.path()).unwrap();

@@ -6,14 +6,17 @@
 //! let the lock go.
 
 mod admin;
+mod audited;
 mod checkins;
 mod core;
 mod frame_problems;
 mod frames;
 mod inflate;
+mod leftover;
 mod links;
 mod lock;
 pub mod migration;
+mod reading;
 mod shared;
 pub mod settle;
 pub mod source;
@@ -21,6 +24,7 @@ mod steps;
 mod stop;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,9 +32,12 @@ use std::time::{Duration, Instant};
 use self::admin::Admin;
 use self::core::{Core, Public};
 use self::frames::FrameLane;
+pub use self::leftover::{Leftover, drain_journal};
 pub use self::lock::{DataLock, Holder, LockError};
 pub use self::shared::Shared;
 use self::source::{JournalSource, Written};
+use crate::audit::{Action, AuditLog, AuditSettings, Outcome};
+use crate::authenticate::AdminAuth;
 use crate::config::{self, Config, StoreKind};
 use crate::decode::StartError;
 use crate::deduplicate::{self, Deduplicate};
@@ -42,9 +49,10 @@ use crate::listen::tls::{Tls, TlsError};
 use crate::listen::{self, ListenError, RuntimeChoice};
 use crate::observe::health::Phase;
 use crate::observe::metrics::Metrics;
+use crate::observe::notify::ServiceManager;
 use crate::scan::{Checkin, UnixMillis};
 use crate::store::drain::{Drain, DrainEnd, DrainError, DrainHandle, DrainSettings};
-use crate::store::{Store, StoreError};
+use crate::store::{Cql, CqlSettings, SchemaReport, Store, StoreError};
 use crate::verify::manage;
 use crate::verify::{FeedToken, KeyStore, KeysError, Pepper};
 
@@ -80,6 +88,15 @@ pub enum GatewayError {
         path: std::path::PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// Only a CQL store has a schema.
+    #[error("store.kind must be \"cql\": the embedded store has no schema to migrate")]
+    NoSchema,
+    /// There is no journal to drain.
+    #[error("there is no journal in {}", path.display())]
+    NoJournal {
+        /// Where it would be.
+        path: std::path::PathBuf,
     },
     /// The drain can't start.
     #[error("cannot start the drain")]
@@ -121,8 +138,15 @@ pub enum GatewayError {
     },
 }
 
+/// Records replayed between two words to the service manager.
+const GETTING_ON_RECORDS: u64 = 8192;
+
+/// What ending takes beside its timeouts: the notice, the last sweep of connections, a sync of the store.
+const STOP_MARGIN: Duration = Duration::from_secs(10);
+
 /// A running gateway.
 pub struct Gateway {
+    manager: ServiceManager,
     lock: DataLock,
     shared: Arc<Shared>,
     drain: DrainHandle,
@@ -143,10 +167,8 @@ impl Gateway {
     /// As [`Gateway::start`], with the journal on storage that fault tests bring along.
     pub fn start_on(storage: Arc<dyn Storage>, config: &Config) -> Result<Self, GatewayError> {
         let data_dir = &config.gateway.data_dir;
-        let lock = DataLock::acquire(data_dir)?;
-        if migration::is_under_way(data_dir)? {
-            return Err(GatewayError::RotationUnderWay);
-        }
+        let manager = ServiceManager::from_environment();
+        let lock = lock_for_serving(data_dir)?;
         for key in manage::ensure_development(data_dir, UnixMillis::now())? {
             tracing::info!(key_use = ?key.key_use, "development key made");
         }
@@ -165,14 +187,15 @@ impl Gateway {
             .of_epoch(identity.epoch());
         let cores = cores(config.listen.cores);
         let metrics = Metrics::new(cores + 1);
-        let (journal, lanes) = open_journal(storage, config, cores, &deduplicate, &metrics)?;
+        let (journal, lanes) = open_journal(storage, config, cores, &deduplicate, &metrics, &manager)?;
         let store = Arc::new(open_store(config)?);
         let written = Written::default();
         let source = JournalSource::new(Arc::clone(&journal), config.journal.segment_bytes, written.clone());
-        let settings =
-            DrainSettings { batch_records_max: config.store.batch_rows_max, ..DrainSettings::default() };
-        let drain = Drain::start(source, Arc::clone(&store), settings, data_dir.join("watermark"))?;
+        let watermark = data_dir.join("watermark");
+        let drain = Drain::start(source, Arc::clone(&store), drain_settings(config), watermark)?;
         let tls = tls(&config.tls)?;
+        let (admin_tls, admin_auth) = (admin_tls(&config.admin)?, admin_auth(config)?);
+        let audit = AuditLog::new(&audit_dir(data_dir), audit_settings(config));
         let frames = FrameLane::start(config)?;
         let parts = shared::Parts {
             keys,
@@ -186,14 +209,17 @@ impl Gateway {
             metrics,
             frames,
             tls: tls.clone(),
+            admin_tls,
+            admin_auth,
+            audit,
         };
         let shared = Arc::new(Shared::new(config, parts, Arc::clone(drain.stats()))?);
         let (public, admin) = open_listeners(config, cores, &shared, tls.as_ref(), lanes)?;
-        lock.announce(Some(admin.address()))?;
+        lock.announce(Some(admin.address()), config.admin.tls_cert_file.as_deref())?;
         shared.serving(public.runtime(), public.counters());
         shared.health.enter(Phase::Serving);
         let drain_timeout = Duration::from_millis(config.gateway.drain_timeout_ms);
-        Ok(Self { lock, shared, drain, public, admin, drain_timeout })
+        Ok(Self { manager, lock, shared, drain, public, admin, drain_timeout })
     }
 
     /// The public listener's address.
@@ -224,16 +250,30 @@ impl Gateway {
         Signals(Arc::clone(&self.shared))
     }
 
-    /// Looks after the gateway until it is asked to stop, then drains and ends it.
+    /// Tells the service manager that the gateway serves, looks after it until it is asked to stop, then
+    /// drains and ends it.
     pub fn run(self) -> Result<(), GatewayError> {
+        self.manager.ready();
         while !self.shared.stop.wait(Duration::from_secs(1)) {
             self.shared.housekeeping();
+            if self.is_sound() {
+                self.manager.alive();
+            }
         }
         self.stop()
     }
 
+    /// Whether nothing is broken that only another start can mend. A full disk or a database that is away
+    /// is not: both pass.
+    fn is_sound(&self) -> bool {
+        let runs = self.public.is_running() && self.admin.is_running() && self.drain.is_running();
+        runs && !self.shared.health.needs_restart()
+    }
+
     fn stop(self) -> Result<(), GatewayError> {
         tracing::info!("draining");
+        // Once for the connections, once for the store.
+        self.manager.stopping(self.drain_timeout * 2 + STOP_MARGIN);
         self.shared.health.enter(Phase::Draining);
         // Load balancers and probes get to see it before connections are turned away.
         std::thread::sleep(self.shared.drain_notice);
@@ -270,10 +310,15 @@ impl Signals {
         self.0.stop.request();
     }
 
-    /// Load keys, revocations and the certificate again. A failure is logged and changes nothing.
+    /// Load keys, revocations and certificates again. A failure is logged and changes nothing.
     pub fn reload(&self) {
-        if let Err(error) = self.0.reload() {
+        let call = audited::signalled(&self.0, Action::Reload);
+        let loaded = self.0.reload();
+        if let Err(error) = &loaded {
             tracing::error!(error = format!("{error:#}"), "reload failed; what doesn't load stays as it was");
+        }
+        if let Some(call) = call {
+            call.end(&self.0, if loaded.is_ok() { Outcome::Done } else { Outcome::Failed }, None);
         }
     }
 }
@@ -313,21 +358,20 @@ fn open_journal(
     cores: usize,
     deduplicate: &Deduplicate<Ticket, Durable>,
     metrics: &Arc<Metrics>,
+    manager: &ServiceManager,
 ) -> Result<(Arc<Journal>, Vec<Lane>), GatewayError> {
     let lanes = u16::try_from(cores).unwrap_or(u16::MAX);
-    let settings = JournalSettings {
-        lanes,
-        lane_bytes_max: config.journal.lane_bytes_max,
-        batch_bytes_max: config.journal.batch_bytes_max,
-        segment_bytes: config.journal.segment_bytes,
-        bytes_max: config.journal.bytes_max,
-        retain_ms: i64::try_from(config.journal.retain_s).unwrap_or(i64::MAX).saturating_mul(1000),
-        ..JournalSettings::default()
-    };
     let (now, began) = (UnixMillis::now(), Instant::now());
-    let mut replay = |checkin: &Checkin| deduplicate.restore(checkin, now);
+    let mut replayed: u64 = 0;
+    let mut replay = |checkin: &Checkin| {
+        if replayed.is_multiple_of(GETTING_ON_RECORDS) {
+            manager.getting_on();
+        }
+        replayed += 1;
+        deduplicate.restore(checkin, now);
+    };
     let dir = config.gateway.data_dir.join("journal");
-    let (journal, recovery) = Journal::open_on(storage, &dir, settings, &mut replay)?;
+    let (journal, recovery) = Journal::open_on(storage, &dir, journal_settings(config, lanes), &mut replay)?;
     let Recovery { records, segments, torn_bytes, durable, .. } = recovery;
     deduplicate.vouch(durable);
     let replay_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -336,6 +380,41 @@ fn open_journal(
     journal.observe_commits(move |records, bytes, elapsed| observer.commit(records, bytes, elapsed));
     let lanes = (0..lanes).map(|index| journal.lane(index)).collect::<Result<_, _>>()?;
     Ok((Arc::new(journal), lanes))
+}
+
+fn journal_settings(config: &Config, lanes: u16) -> JournalSettings {
+    JournalSettings {
+        lanes,
+        lane_bytes_max: config.journal.lane_bytes_max,
+        batch_bytes_max: config.journal.batch_bytes_max,
+        segment_bytes: config.journal.segment_bytes,
+        bytes_max: config.journal.bytes_max,
+        retain_ms: i64::try_from(config.journal.retain_s).unwrap_or(i64::MAX).saturating_mul(1000),
+        ..JournalSettings::default()
+    }
+}
+
+fn drain_settings(config: &Config) -> DrainSettings {
+    DrainSettings { batch_records_max: config.store.batch_rows_max, ..DrainSettings::default() }
+}
+
+/// Locks a data directory whose journal and store are of one pepper.
+fn lock_for_serving(data_dir: &Path) -> Result<DataLock, GatewayError> {
+    let lock = DataLock::acquire(data_dir)?;
+    if migration::is_under_way(data_dir)? { Err(GatewayError::RotationUnderWay) } else { Ok(lock) }
+}
+
+/// Brings the CQL store's schema up to date, or with `check_only` says whether it is.
+///
+/// # Errors
+/// The configuration's store is another, the database can't be reached, or its schema is not one that this
+/// version can go on from.
+pub fn migrate_schema(config: &Config, check_only: bool) -> Result<SchemaReport, GatewayError> {
+    if config.store.kind != StoreKind::Cql {
+        return Err(GatewayError::NoSchema);
+    }
+    let settings = CqlSettings { create_schema: !check_only, ..shared::cql_settings(config)? };
+    Ok(Cql::migrate(&settings)?)
 }
 
 /// Opens the store that the configuration names.
@@ -355,6 +434,32 @@ fn tls(config: &config::Tls) -> Result<Option<Tls>, TlsError> {
     }
 }
 
+fn admin_tls(admin: &config::Admin) -> Result<Option<Tls>, TlsError> {
+    match (&admin.tls_cert_file, &admin.tls_key_file) {
+        (Some(certificates), Some(key)) => {
+            Tls::load_asking(certificates, key, admin.tls_client_ca_file.as_deref()).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+fn admin_auth(config: &Config) -> Result<AdminAuth, KeysError> {
+    let asks = config.admin.auth == config::AdminAuth::Required || !config.listen.admin.ip().is_loopback();
+    let auth = AdminAuth::load(&config.gateway.data_dir, asks)?;
+    tracing::info!(asks, tokens = auth.tokens(), "admin tokens loaded");
+    Ok(auth)
+}
+
+/// Where the audit log of a data directory is.
+pub fn audit_dir(data_dir: &std::path::Path) -> std::path::PathBuf {
+    data_dir.join("audit")
+}
+
+/// The audit log's bounds.
+pub fn audit_settings(config: &Config) -> AuditSettings {
+    AuditSettings { segment_bytes: config.audit.segment_bytes, retention_days: config.audit.retention_days }
+}
+
 fn open_listeners(
     config: &Config,
     cores: usize,
@@ -370,8 +475,12 @@ fn open_listeners(
         ..listen_settings(config)
     };
     let admin_shared = Arc::clone(shared);
-    let admin =
-        listen::run(&admin_settings, None, move |_| Admin(Arc::clone(&admin_shared)), listen::Drain::new())?;
+    let admin = listen::run(
+        &admin_settings,
+        shared.admin_tls(),
+        move |_| Admin(Arc::clone(&admin_shared)),
+        listen::Drain::new(),
+    )?;
     let settings = listen::Settings { cores, ..listen_settings(config) };
     let lanes: Arc<Vec<_>> =
         Arc::new(lanes.into_iter().map(|lane| parking_lot::Mutex::new(Some(lane))).collect());

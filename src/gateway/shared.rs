@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,8 @@ use super::frames::FrameLane;
 use super::source::Written;
 use super::stop::Stop;
 use super::{GatewayError, cores};
-use crate::authenticate::{AuthenticateSettings, Authenticator, RateLimits};
+use crate::audit::{AuditLog, Head};
+use crate::authenticate::{AdminAuth, AuthenticateSettings, Authenticator, RateLimits};
 use crate::config::{Config, ConfigErrors, Limits};
 use crate::deduplicate::Deduplicate;
 use crate::identity::Identity;
@@ -25,7 +26,7 @@ use crate::observe::health::{Health, Impairment};
 use crate::observe::metrics::Metrics;
 use crate::observe::process::{DiskSample, ProcessSample};
 use crate::observe::sampled::{
-    ConnectionsSample, JournalSample, LinksSample, Sampled, StoreSample, WorkersSample,
+    AuditSample, ConnectionsSample, JournalSample, LinksSample, Sampled, StoreSample, WorkersSample,
 };
 use crate::observe::stats::{History, Stats};
 use crate::scan::UnixMillis;
@@ -43,6 +44,9 @@ pub struct Shared {
     limits: ArcSwap<Limits>,
     limits_source: OnceLock<LimitsSource>,
     pub(super) authenticator: Authenticator,
+    pub(super) admin_auth: AdminAuth,
+    pub(super) audit: AuditLog,
+    pub(super) purpose_required: bool,
     pub(super) identity: Arc<Identity>,
     pub(super) links: Links,
     pub(super) feed_token: Option<FeedToken>,
@@ -66,6 +70,10 @@ pub struct Shared {
     journal_bytes_max: u64,
     cores: usize,
     tls: Option<Tls>,
+    admin_tls: Option<Tls>,
+    data_dir: PathBuf,
+    /// The minute in which what is past its retention was last looked for.
+    expired_in_minute: AtomicI64,
     drain: Arc<DrainStats>,
     history: Mutex<History>,
     journal_dir: PathBuf,
@@ -89,6 +97,9 @@ pub(super) struct Parts {
     pub(super) metrics: Arc<Metrics>,
     pub(super) frames: Option<FrameLane>,
     pub(super) tls: Option<Tls>,
+    pub(super) admin_tls: Option<Tls>,
+    pub(super) admin_auth: AdminAuth,
+    pub(super) audit: AuditLog,
 }
 
 impl Shared {
@@ -113,6 +124,9 @@ impl Shared {
                 Arc::clone(&parts.identity),
                 &settings,
             ),
+            admin_auth: parts.admin_auth,
+            audit: parts.audit,
+            purpose_required: config.admin.purpose_required,
             identity: parts.identity,
             links: parts.links,
             feed_token: parts.feed_token,
@@ -135,6 +149,9 @@ impl Shared {
             journal_bytes_max: config.journal.bytes_max,
             cores: cores(config.listen.cores),
             tls: parts.tls,
+            admin_tls: parts.admin_tls,
+            data_dir: config.gateway.data_dir.clone(),
+            expired_in_minute: AtomicI64::new(i64::MIN),
             drain,
             history: Mutex::default(),
             journal_dir: config.gateway.data_dir.join("journal"),
@@ -154,6 +171,10 @@ impl Shared {
         self.cores
     }
 
+    pub(super) fn admin_tls(&self) -> Option<&Tls> {
+        self.admin_tls.as_ref()
+    }
+
     pub(super) fn serving(&self, runtime: Runtime, counters: Arc<Counters>) {
         // Called once, when the listener has started.
         let _ = self.listener.set((runtime, counters));
@@ -169,8 +190,8 @@ impl Shared {
         let _ = self.limits_source.set(source);
     }
 
-    /// Loads limits, keys, revocations and the certificate again; says whether the keys changed. Each of
-    /// the three changes only if it loads; the first that doesn't is the error, and ends the reload.
+    /// Loads limits, keys, revocations, admin tokens and certificates again; says whether the keys changed. Each of
+    /// them changes only if it loads; the first that doesn't is the error, and ends the reload.
     pub(super) fn reload(&self) -> anyhow::Result<bool> {
         let reloaded = self.load_again();
         self.reload_failed.store(reloaded.is_err(), Ordering::Relaxed);
@@ -184,7 +205,8 @@ impl Shared {
             self.limits.store(Arc::new(limits));
         }
         let changed = self.keys.reload()?;
-        if let Some(tls) = &self.tls {
+        self.admin_auth.reload(&self.data_dir)?;
+        for tls in [&self.tls, &self.admin_tls].into_iter().flatten() {
             tls.reload()?;
         }
         tracing::info!(keys_changed = changed, "reloaded");
@@ -195,10 +217,26 @@ impl Shared {
     pub(super) fn housekeeping(&self) {
         self.deduplicate.sweep(UnixMillis::now(), |ticket| self.journal.outcome(ticket).map(Result::ok));
         self.links.sweep(UnixMillis::now());
+        self.expire(UnixMillis::now());
         let journal = self.journal.stats();
         self.health.impair(Impairment::JournalPoisoned, journal.poisoned);
         self.health.impair(Impairment::JournalFull, journal.disk_full || journal.bytes_max_reached);
         self.history.lock().tick(Instant::now(), &self.metrics);
+    }
+
+    /// Once a minute: what is past its retention goes, also where nothing comes in that would make it go.
+    fn expire(&self, now: UnixMillis) {
+        let minute = now.0.div_euclid(60_000);
+        if self.expired_in_minute.swap(minute, Ordering::Relaxed) == minute {
+            return;
+        }
+        self.journal.expire(now);
+        if let Err(error) = self.store.expire(now) {
+            tracing::error!(error = %anyhow::Error::from(error), "check-ins past their retention can't be removed");
+        }
+        if let Err(error) = self.audit.expire(now) {
+            tracing::error!(error = %anyhow::Error::from(error), "audit records past their retention can't be removed");
+        }
     }
 
     pub(super) fn stats(&self) -> Stats {
@@ -231,9 +269,14 @@ impl Shared {
             },
             deduplicate_entries: self.deduplicate.entries(),
             deduplicate_entries_max: self.windows_s.entries_max,
-            certificate_expires_s: self.tls.as_ref().map(Tls::expires_s),
+            certificate_expires_s: [&self.tls, &self.admin_tls]
+                .into_iter()
+                .flatten()
+                .map(Tls::expires_s)
+                .min(),
             reload_failed: self.reload_failed.load(Ordering::Relaxed),
             links: links(self.links.stats()),
+            audit: audit(&self.audit),
             workers: WorkersSample {
                 queue_jobs: workers.queued as u64,
                 done: workers.completed,
@@ -285,6 +328,12 @@ fn links(stats: LinksStats) -> LinksSample {
         lines: [stats.accepted, stats.unchanged, stats.refused],
         last_feed_ms: u64::try_from(stats.last_feed_ms).unwrap_or(0),
     }
+}
+
+fn audit(log: &AuditLog) -> AuditSample {
+    let head = log.head();
+    let Head { seq, hash } = head.unwrap_or(Head::EMPTY);
+    AuditSample { seq, hash: hash.to_string(), works: head.is_some() && log.works() }
 }
 
 pub(super) fn embedded_settings(config: &Config) -> EmbeddedSettings {

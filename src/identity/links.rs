@@ -131,6 +131,14 @@ impl LinkReader {
         let Some(disk) = &self.0 else { return Ok(own) };
         Ok(disk.citizen_of(own)?.unwrap_or(own))
     }
+
+    /// All aliases of a citizen.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn aliases_of(&self, citizen: Pseudonym) -> Result<Vec<Pseudonym>, LinksError> {
+        self.0.as_ref().map_or(Ok(Vec::new()), |disk| disk.aliases_of(citizen, ALIASES_MAX))
+    }
 }
 
 /// What became of a batch.

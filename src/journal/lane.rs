@@ -15,7 +15,7 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::thread::Thread;
@@ -294,6 +294,8 @@ pub(super) struct Shared {
     pub(super) space: Mutex<Space>,
     pub(super) counts: Mutex<JournalStats>,
     pub(super) observer: OnceLock<Box<Observer>>,
+    /// A segment that holds a record from before is to take no more.
+    pub(super) seal_before_ms: AtomicI64,
 }
 
 /// Told of every group commit: its records, its bytes and the time its sync took.

@@ -246,6 +246,16 @@ impl Journal {
         self.shared.release(position, (self.shared.clock)());
     }
 
+    /// Lets go of what is past the retention at `now`, also where nothing more comes in: ends the segment being written
+    /// if its oldest record is, and deletes those that may go.
+    pub fn expire(&self, now: UnixMillis) {
+        let before_ms = now.0.saturating_sub(self.shared.settings.retain_ms);
+        // Not the greatest ever: a clock that ran ahead for a moment must not end every segment from then on.
+        self.shared.seal_before_ms.store(before_ms, Ordering::Relaxed);
+        self.shared.unpark_writer();
+        self.shared.reclaim(now);
+    }
+
     /// Has every group commit told to `observer`, on the writer's thread: its records, its bytes and how
     /// long its sync took. The first observer stays.
     pub fn observe_commits(&self, observer: impl Fn(usize, usize, Duration) + Send + Sync + 'static) {

@@ -11,7 +11,7 @@ use crate::scan::Checkin;
 use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64};
 use std::sync::{Arc, OnceLock};
 
 /// What opening the journal found.
@@ -223,6 +223,7 @@ fn replay(
                 file,
                 end: scanned.end,
                 allocated: false,
+                oldest_received: scanned.oldest_received,
                 newest_received: scanned.newest_received,
             });
         }
@@ -282,6 +283,7 @@ fn share(
         space: Mutex::new(Space { segments: replayed.space.segments.clone(), ..Space::default() }),
         counts: Mutex::new(JournalStats::default()),
         observer: OnceLock::new(),
+        seal_before_ms: AtomicI64::new(i64::MIN),
     })
 }
 

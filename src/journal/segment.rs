@@ -110,6 +110,7 @@ pub(super) struct Scanned {
     pub(super) records: u64,
     pub(super) batches: u64,
     pub(super) next_sequence: Option<u64>,
+    pub(super) oldest_received: UnixMillis,
     pub(super) newest_received: UnixMillis,
     pub(super) how: End,
 }
@@ -132,6 +133,7 @@ pub(super) fn scan(
         records: 0,
         batches: 0,
         next_sequence,
+        oldest_received: UnixMillis(i64::MAX),
         newest_received: UnixMillis(i64::MIN),
         how: End::Open,
     };
@@ -182,6 +184,7 @@ fn scan_items(
             Item::Checkin(checkin, bytes) => {
                 on_record(&checkin);
                 scanned.records += 1;
+                scanned.oldest_received = scanned.oldest_received.min(checkin.scan.received);
                 scanned.newest_received = scanned.newest_received.max(checkin.scan.received);
                 scanned.end += bytes;
             }

@@ -24,6 +24,8 @@ pub(super) struct Active {
     pub(super) end: u64,
     /// Whether its space is reserved; false after the disk was full.
     pub(super) allocated: bool,
+    /// Of the first batch, or of the oldest record; the end of time while there is none.
+    pub(super) oldest_received: UnixMillis,
     pub(super) newest_received: UnixMillis,
 }
 
@@ -122,8 +124,11 @@ impl Writer {
         self.finish();
     }
 
-    /// Commits one batch, if there is one.
+    /// Ends a segment that is old, and commits one batch, if there is one.
     pub(super) fn turn(&mut self) -> Turn {
+        if self.shared.condition() == Condition::Open {
+            self.seal_old();
+        }
         let stop = || self.shared.stop.load(Ordering::SeqCst);
         match self.shared.condition() {
             Condition::Open if self.batch.take(&self.shared) => {
@@ -168,18 +173,44 @@ impl Writer {
         self.shared.parked.store(false, Ordering::SeqCst);
     }
 
+    /// Ends a segment whose oldest record has been there for the retention: it could not go before it is full, which
+    /// on a quiet gateway takes years. Not where that would need more room than there is.
+    fn seal_old(&mut self) {
+        let before_ms = self.shared.seal_before_ms.load(Ordering::Relaxed);
+        if self.active.as_ref().is_none_or(|active| active.oldest_received.0 >= before_ms) {
+            return;
+        }
+        let JournalSettings { segment_bytes, bytes_max, .. } = self.shared.settings;
+        if self.shared.space.lock().bytes() + segment_bytes > bytes_max {
+            return;
+        }
+        match self.roll_over() {
+            Ok(()) => {
+                let durable = self.shared.progress.lock().durable;
+                self.shared.publish(Some(durable));
+            }
+            Err(failure) => self.failed(failure),
+        }
+    }
+
     fn commit(&mut self) {
         match self.write_batch() {
             Ok(durable) => {
                 self.batch.settle(&self.shared, Ok(()));
                 self.shared.publish(Some(durable));
             }
-            Err(Failure::DiskFull) => self.refuse(Condition::DiskFull, CommitError::DiskFull),
-            Err(Failure::BytesMax) => {
+            Err(failure) => self.failed(failure),
+        }
+    }
+
+    fn failed(&mut self, failure: Failure) {
+        match failure {
+            Failure::DiskFull => self.refuse(Condition::DiskFull, CommitError::DiskFull),
+            Failure::BytesMax => {
                 let limit = self.shared.settings.bytes_max;
                 self.refuse(Condition::BytesMax, CommitError::BytesMax { limit });
             }
-            Err(Failure::Fatal(doing, error)) => {
+            Failure::Fatal(doing, error) => {
                 tracing::error!(doing, %error, "journal is poisoned; nothing is accepted until a restart");
                 self.refuse(Condition::Poisoned, CommitError::Poisoned);
             }
@@ -233,6 +264,7 @@ impl Writer {
         }
         let sync_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         active.end += self.batch.bytes.len() as u64;
+        active.oldest_received = active.oldest_received.min(self.batch.newest_received);
         active.newest_received = active.newest_received.max(self.batch.newest_received);
         self.next_sequence += 1;
         let durable = Position { segment: active.number, offset: active.end };
@@ -254,6 +286,12 @@ impl Writer {
             }
             return Ok(());
         }
+        self.roll_over()
+    }
+
+    /// Seals the active segment and begins the next.
+    fn roll_over(&mut self) -> Result<(), Failure> {
+        let Some(active) = &mut self.active else { return self.create() };
         active.seal(self.next_sequence)?;
         self.next_sequence += 1;
         let (end, newest_received) = (active.end, active.newest_received);
@@ -297,6 +335,7 @@ impl Writer {
             file,
             end: SEGMENT_HEADER_BYTES,
             allocated: true,
+            oldest_received: UnixMillis(i64::MAX),
             newest_received: UnixMillis(i64::MIN),
         });
         Ok(())

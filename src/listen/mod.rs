@@ -259,6 +259,11 @@ impl Handle {
         Arc::clone(&self.counters)
     }
 
+    /// Whether every core still runs. One ends before a drain only by a panic.
+    pub fn is_running(&self) -> bool {
+        !self.threads.iter().any(JoinHandle::is_finished)
+    }
+
     /// Starts draining, as [`Drain::begin`] does.
     pub fn drain(&self) {
         self.drain.begin();

@@ -76,7 +76,12 @@ impl Health {
             && self.impairments.load(Ordering::Acquire) == 0
     }
 
-    /// The same with every reason.
+    /// Whether only a restart helps.
+    pub fn needs_restart(&self) -> bool {
+        self.impairments.load(Ordering::Acquire) & Impairment::JournalPoisoned as u8 != 0
+    }
+
+    /// [`is_ready`](Self::is_ready) with every reason.
     pub fn readiness(&self) -> Readiness {
         let phase = self.phase.load(Ordering::Acquire);
         let impairments = self.impairments.load(Ordering::Acquire);
@@ -103,7 +108,7 @@ mod tests {
         health.enter(Phase::Serving);
         assert!(health.is_ready());
         health.impair(Impairment::JournalFull, true);
-        assert!(!health.is_ready());
+        assert!(!health.is_ready() && !health.needs_restart());
         health.impair(Impairment::JournalFull, false);
         assert!(health.is_ready());
         health.enter(Phase::Draining);
@@ -111,5 +116,6 @@ mod tests {
         health.impair(Impairment::JournalPoisoned, true);
         health.impair(Impairment::JournalPoisoned, false);
         assert_eq!(health.readiness().reasons, ["draining", "journal_poisoned"]);
+        assert!(health.needs_restart());
     }
 }

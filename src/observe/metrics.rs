@@ -116,6 +116,7 @@ pub struct CoreMetrics {
     forms: Counters<{ Form::ALL.len() }>,
     requests: [Counters<5>; Endpoint::ALL.len()],
     auth_failures: Counters<{ AuthFailure::ALL.len() }>,
+    admin_failures: Counters<{ AuthFailure::ALL.len() }>,
     cache_lookups: [Counters<2>; Cache::ALL.len()],
     rate_limited: AtomicU64,
     body_bytes: AtomicU64,
@@ -182,6 +183,11 @@ impl CoreMetrics {
         add(self.auth_failures.get(reason as usize), 1);
     }
 
+    /// A request to the admin listener was refused for its token.
+    pub fn admin_failure(&self, reason: AuthFailure) {
+        add(self.admin_failures.get(reason as usize), 1);
+    }
+
     /// A cache was asked.
     #[inline]
     pub fn cache_lookup(&self, cache: Cache, hit: bool) {
@@ -194,6 +200,7 @@ impl CoreMetrics {
             forms: zeros(),
             requests: std::array::from_fn(|_| zeros()),
             auth_failures: zeros(),
+            admin_failures: zeros(),
             cache_lookups: std::array::from_fn(|_| zeros()),
             rate_limited: AtomicU64::new(0),
             body_bytes: AtomicU64::new(0),
@@ -263,6 +270,7 @@ impl Metrics {
                 sum(to, from);
             }
             sum(&mut totals.auth_failures, &core.auth_failures);
+            sum(&mut totals.admin_failures, &core.admin_failures);
             for (to, from) in totals.cache_lookups.iter_mut().zip(&core.cache_lookups) {
                 sum(to, from);
             }
@@ -291,6 +299,8 @@ pub struct Totals {
     pub requests: [[u64; 5]; Endpoint::ALL.len()],
     /// Refused tokens by [`AuthFailure`].
     pub auth_failures: [u64; AuthFailure::ALL.len()],
+    /// Refusals of the admin listener by [`AuthFailure`].
+    pub admin_failures: [u64; AuthFailure::ALL.len()],
     /// Misses and hits by [`Cache`].
     pub cache_lookups: [[u64; 2]; Cache::ALL.len()],
     /// Scans over their device's rate.

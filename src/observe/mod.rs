@@ -6,6 +6,7 @@ pub mod histogram;
 pub mod log;
 pub mod metrics;
 pub mod names;
+pub mod notify;
 pub mod process;
 mod render;
 pub mod sampled;

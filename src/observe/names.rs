@@ -72,6 +72,7 @@ names! {
     BODY: Counter "body" "bytes", "Request bodies as they arrived";
     RATE_LIMITED: Counter "rate_limited_scans", "Scans refused because their device was over its rate";
     AUTH_FAILURES: Counter "authentication_failures", "Requests without a valid device token, by reason";
+    ADMIN_FAILURES: Counter "admin_authentication_failures", "Requests to the admin listener without a valid token or its scope, by reason";
     CACHE_LOOKUPS: Counter "cache_lookups", "Look-ups of verified signatures, by cache and result";
     CACHE_ENTRIES: Gauge "cache" "entries", "Verified signatures held, by cache";
 
@@ -107,6 +108,9 @@ names! {
     LINKS_RECENT: Gauge "links_recent", "Links so new that deduplication asks under both pseudonyms";
     FEED_LINES: Counter "feed" "lines", "Lines of feeds of links by how they ended";
     FEED_LAST: Gauge "feed_last_timestamp" "seconds", "When the last batch of a feed was taken, since 1970; 0 if never";
+
+    AUDIT_RECORDS: Gauge "audit" "records", "Number of the audit log's newest record; it never falls";
+    AUDIT_WORKS: Gauge "audit_works", "1 while the audit log can be written; without it nothing is exported";
 
     JOURNAL_COMMIT_DURATION: Histogram "journal_commit_duration" "seconds", "One group commit, fsync included";
     JOURNAL_COMMIT_RECORDS: Histogram "journal_commit" "records", "Records of one group commit";

@@ -85,6 +85,8 @@ impl Scrape {
         out.gauge(&names::DEDUPLICATE_ENTRIES, self.sampled.deduplicate_entries)?;
         out.gauge(&names::DEDUPLICATE_MAX, self.sampled.deduplicate_entries_max)?;
         self.links(out)?;
+        out.gauge(&names::AUDIT_RECORDS, self.sampled.audit.seq)?;
+        out.gauge(&names::AUDIT_WORKS, u64::from(self.sampled.audit.works))?;
         out.gauge(&names::JOURNAL_SIZE, journal.bytes)?;
         out.gauge(&names::JOURNAL_SIZE_MAX, journal.bytes_max)?;
         out.gauge(&names::JOURNAL_SEGMENTS, journal.segments)?;
@@ -130,6 +132,8 @@ fn requests(out: &mut Writer<'_>, totals: &Totals) -> Result<(), Error> {
     out.counter(&names::RATE_LIMITED, totals.rate_limited)?;
     let reasons = AuthFailure::ALL.iter().map(|reason| reason.name()).zip(totals.auth_failures);
     out.counters(&names::AUTH_FAILURES, "reason", reasons)?;
+    let refused = AuthFailure::ALL.iter().map(|reason| reason.name()).zip(totals.admin_failures);
+    out.counters(&names::ADMIN_FAILURES, "reason", refused)?;
     let caches = Cache::ALL.iter().map(|cache| cache.name()).zip(totals.cache_lookups);
     out.counter_pairs(&names::CACHE_LOOKUPS, ["cache", "result"], ["miss", "hit"], caches)
 }

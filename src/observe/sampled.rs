@@ -24,6 +24,8 @@ pub struct Sampled {
     pub reload_failed: bool,
     /// The links between identifiers of one citizen.
     pub links: LinksSample,
+    /// The audit log.
+    pub audit: AuditSample,
     /// The pool.
     pub workers: WorkersSample,
     /// The reading of frames.
@@ -100,6 +102,17 @@ pub struct LinksSample {
     pub lines: [u64; 3],
     /// When the last batch of a feed was taken, in milliseconds since 1970; 0 if never.
     pub last_feed_ms: u64,
+}
+
+/// The end of the audit log at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct AuditSample {
+    /// The number of its newest record; 0 for none.
+    pub seq: u64,
+    /// That record's hash, in hexadecimal.
+    pub hash: String,
+    /// Whether it can be written.
+    pub works: bool,
 }
 
 /// The pool at one moment.

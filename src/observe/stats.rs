@@ -100,6 +100,17 @@ pub struct StoreStats {
     pub retries: u64,
 }
 
+/// The end of the audit log, in `/v1/stats`: what a copy kept elsewhere is compared with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct AuditStats {
+    /// The number of its newest record; 0 for none.
+    pub seq: u64,
+    /// That record's SHA-256.
+    pub hash: String,
+    /// Whether it can be written; while it can't, nothing is exported.
+    pub works: bool,
+}
+
 /// The pool, in `/v1/stats`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct WorkersStats {
@@ -161,6 +172,8 @@ pub struct Stats {
     pub journal: JournalStats,
     /// The store.
     pub store: StoreStats,
+    /// The audit log.
+    pub audit: AuditStats,
     /// The pool.
     pub workers: WorkersStats,
     /// The reading of frames.
@@ -227,7 +240,7 @@ impl History {
         let outcomes = named.filter(|(_, count)| *count > 0).collect();
         let connections = sampled.connections.open;
         let current = Tick::new(now, totals);
-        let Sampled { journal, store, workers, .. } = *sampled;
+        let Sampled { journal, store, workers, audit, .. } = sampled;
         Stats {
             version: env!("CARGO_PKG_VERSION"),
             runtime: sampled.runtime,
@@ -255,6 +268,7 @@ impl History {
                 rows_written: store.rows_written,
                 retries: store.retries,
             },
+            audit: AuditStats { seq: audit.seq, hash: audit.hash.clone(), works: audit.works },
             workers: WorkersStats { queue_jobs: workers.queue_jobs, shed: workers.shed, late: workers.late },
             frames: FramesStats::of(&sampled.frames),
             resident_bytes: sampled.process.resident_bytes,

@@ -8,7 +8,7 @@ use utoipa::openapi::schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, Schema,
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{Content, Ref, Required};
 
-use super::{content, described, items, operator, problems, types};
+use super::{content, described, guarded, items, problems, types};
 use crate::identity::feed::{CERTIFICATE_CHARS_MAX, CURSOR_CHARS_MAX, SOURCE_CHARS_MAX};
 use crate::respond::{JSON, NDJSON};
 
@@ -80,7 +80,7 @@ pub(super) fn post() -> OperationBuilder {
         .content(NDJSON, batch())
         .required(Some(Required::True))
         .build();
-    let operation = operator("Link identifiers to citizens", "feed_links")
+    let operation = guarded("Link identifiers to citizens", "feed_links")
         .description(Some(
             "Answered when the batch is durable and in force. A bad line spoils only itself and is answered by \
              a line that names its number, field and limit, never a value; a summary is the last line. A batch \
@@ -98,7 +98,7 @@ pub(super) fn post() -> OperationBuilder {
 }
 
 pub(super) fn get() -> OperationBuilder {
-    let operation = operator("How far a source of links has come", "feed_state")
+    let operation = guarded("How far a source of links has come", "feed_state")
         .parameter(source())
         .security(SecurityRequirement::new::<_, [&str; 0], &str>(FEED_TOKEN, []))
         .response("200", described("As asked").content(JSON, content::<FeedState>()));

@@ -4,6 +4,7 @@
 //! a fault.
 
 mod links;
+mod trace;
 mod types;
 
 use std::sync::LazyLock;
@@ -23,6 +24,7 @@ use crate::observe::stats::Stats;
 use crate::respond::{EVENTS, JSON, NDJSON, PROBLEM_JSON};
 
 pub use links::{FeedState, FeedSummary, LinkRequest};
+pub use trace::TraceRequest;
 pub use types::{
     Alive, BatchLine, CheckinRequest, Draining, Duplicate, ExportedCheckin, LineResult, Original, Problem,
     Recorded, Refused, Reloaded,
@@ -45,7 +47,7 @@ pub fn document() -> &'static str {
     ),
     components(schemas(
         Alive, CheckinRequest, Draining, Duplicate, ExportedCheckin, FeedState, FeedSummary, LinkRequest,
-        Original, Problem, Readiness, Recorded, Refused, Reloaded, Stats
+        Original, Problem, Readiness, Recorded, Refused, Reloaded, Stats, TraceRequest
     )),
     tags(
         (name = "checkins", description = "For devices"),
@@ -61,8 +63,10 @@ const BATCH_LINES_MAX: usize = 1000;
 /// Raw luma, by way of example: the parameters are part of the type.
 const LUMA: &str = "application/vnd.scangate.luma;w=640;h=480";
 
-/// The name of the security scheme.
+/// The names of the security schemes.
 const DEVICE_TOKEN: &str = "device_token";
+const ADMIN_TOKEN: &str = "admin_token";
+const ADMIN_BASIC: &str = "admin_basic";
 
 fn describe() -> utoipa::openapi::OpenApi {
     let mut document = Types::openapi();
@@ -78,6 +82,14 @@ fn describe() -> utoipa::openapi::OpenApi {
         let feed =
             HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("DATA/keys/feed-token"));
         components.add_security_scheme(links::FEED_TOKEN, SecurityScheme::Http(feed.build()));
+        let admin = |scheme, text| HttpBuilder::new().scheme(scheme).description(Some(text)).build();
+        let bearer = admin(
+            HttpAuthScheme::Bearer,
+            "Made by `scangate keys admin NAME --scope …`; nobody is asked on loopback",
+        );
+        let basic = admin(HttpAuthScheme::Basic, "The same token as the password of its name");
+        components.add_security_scheme(ADMIN_TOKEN, SecurityScheme::Http(bearer));
+        components.add_security_scheme(ADMIN_BASIC, SecurityScheme::Http(basic));
     }
     document.paths = PathsBuilder::new()
         .path("/v1/checkins", item(HttpMethod::Post, checkins()))
@@ -103,6 +115,7 @@ fn describe() -> utoipa::openapi::OpenApi {
         .path("/v1/drain", admin(HttpMethod::Post, drain()))
         .path("/v1/reload", admin(HttpMethod::Post, reload()))
         .path("/v1/export", admin(HttpMethod::Get, export()))
+        .path("/v1/trace", traces())
         .path("/v1/links", feed())
         .build();
     document
@@ -116,6 +129,12 @@ fn admin(method: HttpMethod, operation: OperationBuilder) -> PathItem {
     let mut item = PathItem::new(method, operation);
     let server = ServerBuilder::new().url("http://127.0.0.1:9090").description(Some("The admin listener"));
     item.servers = Some(vec![server.build()]);
+    item
+}
+
+fn traces() -> PathItem {
+    let mut item = admin(HttpMethod::Get, trace::get());
+    item.post = Some(trace::post().build());
     item
 }
 
@@ -243,10 +262,17 @@ fn openapi() -> OperationBuilder {
         .response("200", described("This document").content(JSON, Content::new(Some(any_object))))
 }
 
-/// An operation of the admin listener.
+/// An operation of the admin listener, where nobody is asked for a token on loopback unless admin.auth says so.
 fn operator(summary: &str, id: &str) -> OperationBuilder {
+    guarded(summary, id).security(SecurityRequirement::default())
+}
+
+/// An operation of the admin listener that always asks for a token.
+fn guarded(summary: &str, id: &str) -> OperationBuilder {
     let operation = OperationBuilder::new().tag("admin").operation_id(Some(id)).summary(Some(summary));
-    problems(reading(operation), &[404])
+    problems(reading(operation), &[401, 403, 404, 429])
+        .security(SecurityRequirement::new::<_, [&str; 0], &str>(ADMIN_TOKEN, []))
+        .security(SecurityRequirement::new::<_, [&str; 0], &str>(ADMIN_BASIC, []))
 }
 
 fn metrics() -> OperationBuilder {
@@ -262,29 +288,23 @@ fn stream() -> OperationBuilder {
 }
 
 fn drain() -> OperationBuilder {
-    operator("Stop taking scans and end", "drain")
-        .response("202", described("Draining").content(JSON, content::<Draining>()))
+    let operation = operator("Stop taking scans and end", "drain")
+        .response("202", described("Draining").content(JSON, content::<Draining>()));
+    problems(operation, &[503])
 }
 
 fn reload() -> OperationBuilder {
-    operator("Read limits, keys, revocations and certificate again", "reload")
+    let operation = operator("Read limits, keys, revocations, admin tokens and certificates again", "reload")
         .description(Some("On 500, what could not be loaded stays as it was, and the log says why."))
-        .response("200", ok::<Reloaded>())
+        .response("200", ok::<Reloaded>());
+    problems(operation, &[503])
 }
 
 fn export() -> OperationBuilder {
-    let time = |name: &str, description: &str| {
-        ParameterBuilder::new()
-            .name(name)
-            .parameter_in(ParameterIn::Query)
-            .required(Required::True)
-            .description(Some(description))
-            .schema(Some(types::time_parameter()))
-            .build()
-    };
-    let operation = operator("Check-ins by event time, under pseudonyms", "export")
-        .parameter(time("from", "First event time"))
-        .parameter(time("to", "First event time that is left out"))
+    let operation = trace::range(operator("Check-ins by event time, under pseudonyms", "export"))
+        .description(Some(
+            "The call is in the audit log before its first line leaves; 503 where it can't be.",
+        ))
         .response(
             "200",
             described("One check-in a line").content(NDJSON, items("ExportedCheckin", "One a line")),

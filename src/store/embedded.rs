@@ -117,7 +117,7 @@ impl Embedded {
             swept_on_day: AtomicI32::new(i32::MIN),
             expired: AtomicU64::new(0),
         };
-        store.drop_expired_days(UnixMillis::now())?;
+        store.expire(UnixMillis::now())?;
         Ok(store)
     }
 
@@ -152,10 +152,7 @@ impl Embedded {
     pub fn sync(&self) -> Result<(), StoreError> {
         self.db.persist(PersistMode::SyncData)?;
         let now = UnixMillis::now();
-        if self.swept_on_day.load(Ordering::Relaxed) != now.day() {
-            self.drop_expired_days(now)?;
-        }
-        Ok(())
+        if self.swept_on_day.load(Ordering::Relaxed) == now.day() { Ok(()) } else { self.expire(now) }
     }
 
     /// Whether writes are still accepted: a failed fsync poisons the tree for good.
@@ -254,7 +251,8 @@ impl Embedded {
         Ok(rows)
     }
 
-    fn drop_expired_days(&self, now: UnixMillis) -> Result<(), StoreError> {
+    /// See [`super::Store::expire`].
+    pub fn expire(&self, now: UnixMillis) -> Result<(), StoreError> {
         let over = |day: i32| {
             let last_moment = UnixMillis((i64::from(day) + 1) * DAY_MS - 1);
             self.retention.is_over(last_moment, now)

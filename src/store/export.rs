@@ -101,7 +101,7 @@ pub async fn export(
 }
 
 /// Every value is a number's, a key's or a fixed name's text, none of which JSON would escape.
-fn write_line(out: &mut impl Write, row: &Checkin) -> io::Result<()> {
+pub(super) fn write_line(out: &mut impl Write, row: &Checkin) -> io::Result<()> {
     let scan = &row.scan;
     writeln!(
         out,

@@ -13,6 +13,7 @@
 
 pub mod fold;
 pub mod export;
+pub mod trace;
 pub mod rewrite;
 pub mod drain;
 pub mod watermark;
@@ -27,7 +28,7 @@ use futures_util::stream;
 
 use crate::scan::{Checkin, DAY_MS, PlaceKey, Pseudonym, UnixMillis};
 
-pub use cql::{Cql, CqlCredentials, CqlSettings, consistency_from_name};
+pub use cql::{Cql, CqlCredentials, CqlSettings, MigrationReport, SchemaReport, consistency_from_name};
 pub use embedded::{Embedded, EmbeddedSettings};
 
 /// Place-days read ahead of the one being handed out. Each is held in memory whole.
@@ -143,6 +144,15 @@ impl Store {
             }
         }
         Ok(rows)
+    }
+
+    /// Removes what is past its retention at `now`. The embedded store does so by whole days, once the last moment of a
+    /// day is over, and by itself once a day and at each start; a CQL database by the time to live of each row.
+    pub fn expire(&self, now: UnixMillis) -> Result<(), StoreError> {
+        match self {
+            Self::Embedded(store) => store.expire(now),
+            Self::Cql(_) => Ok(()),
+        }
     }
 
     /// Whether the store can be written to now.
@@ -346,6 +356,28 @@ pub enum StoreError {
         /// The keyspace looked in.
         keyspace: String,
     },
+    /// The keyspace was migrated by a newer version.
+    #[error(
+        "keyspace {keyspace} has schema migration {version}, this version knows them up to {newest}: it needs a newer gateway"
+    )]
+    SchemaUnknown {
+        /// The migration that isn't known.
+        version: i32,
+        /// The newest that is.
+        newest: i32,
+        /// The keyspace looked in.
+        keyspace: String,
+    },
+    /// A migration was applied in another form.
+    #[error(
+        "schema migration {name} was applied to keyspace {keyspace} with other statements than this version's"
+    )]
+    SchemaChanged {
+        /// The migration.
+        name: &'static str,
+        /// The keyspace looked in.
+        keyspace: String,
+    },
     /// A statement failed.
     #[error("database statement failed: {statement}")]
     Execute {
@@ -407,6 +439,8 @@ impl StoreError {
             Self::Read { .. } | Self::Page { .. } => FailureKind::Unavailable,
             Self::Setting { .. }
             | Self::SchemaMissing { .. }
+            | Self::SchemaUnknown { .. }
+            | Self::SchemaChanged { .. }
             | Self::Prepare { .. }
             | Self::Keyspace { .. }
             | Self::Columns { .. } => FailureKind::Refused,

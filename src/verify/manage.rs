@@ -114,8 +114,13 @@ pub struct KeyInfo {
 }
 
 /// Makes what a first start needs and does not find: pepper, SG1 key, one device issuer key per app, all
-/// marked as development keys. A data directory with a pepper of its own gets nothing. Returns what was made.
+/// marked as development keys. A data directory with a pepper of its own gets nothing, and nothing is written
+/// there: its keys may be mounted read-only. Returns what was made.
 pub fn ensure_development(data_dir: &Path, now: UnixMillis) -> Result<Vec<KeyInfo>, KeysError> {
+    let pepper = keyfile::pepper_path(data_dir);
+    if is_there(&pepper)? && !super::Pepper::load(data_dir)?.is_dev() {
+        return Ok(Vec::new());
+    }
     keyfile::create_dirs(data_dir)?;
     let _lock = keyfile::lock(data_dir)?;
     let mut made = Vec::new();

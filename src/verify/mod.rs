@@ -8,6 +8,7 @@ mod keyfile;
 mod kid;
 mod trust;
 mod unpack;
+pub mod admin_token;
 pub mod import;
 pub mod issued;
 pub mod revocations;

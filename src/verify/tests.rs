@@ -417,6 +417,17 @@ fn a_reload_empties_the_token_cache() {
     assert_eq!(cache.get(key, &store.load()), None);
 }
 
+/// They may be mounted read-only, where even a missing directory can't be made.
+#[test]
+fn a_start_writes_nothing_beside_production_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    keys_generate(dir.path(), &[], NOW).unwrap();
+    let revoked = dir.path().join("keys/revoked");
+    std::fs::remove_dir(&revoked).unwrap();
+    assert!(ensure_development(dir.path(), NOW).unwrap().is_empty());
+    assert!(!revoked.exists() && Keys::load(dir.path()).is_ok());
+}
+
 #[test]
 fn a_first_start_makes_closed_files_once() {
     let dir = tempfile::tempdir().unwrap();

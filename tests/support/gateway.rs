@@ -45,6 +45,12 @@ impl Site {
         self
     }
 
+    /// Sets a variable of the environment that is no config key.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Another gateway that shares nothing but the keys: for two gateways on one database.
     pub fn sibling(&self) -> Self {
         let (listen, admin) = free_ports();
@@ -96,6 +102,13 @@ impl Site {
     /// Runs a subcommand on the data directory to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).stdin(Stdio::null()).output().expect("the gateway's binary starts")
+    }
+
+    /// Runs a subcommand that takes no data directory to its end.
+    pub fn run_plain(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(BINARY);
+        command.args(arguments).envs(self.env.iter().map(|(key, value)| (key, value)));
+        command.stdin(Stdio::null()).output().expect("the gateway's binary starts")
     }
 
     /// Runs a subcommand that must succeed, and returns its standard output.

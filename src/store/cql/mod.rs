@@ -33,6 +33,7 @@ use crate::scan::{Checkin, PlaceKey, Pseudonym, UnixMillis};
 
 use super::{Retention, StoreError};
 use rows::{Statements, Table};
+pub use schema::{MigrationReport, SchemaReport};
 
 /// Cassandra refuses a TTL of more than 20 years.
 const RETENTION_DAYS_MAX: u16 = 7300;
@@ -144,12 +145,7 @@ impl Cql {
     /// Checks the settings. Connects at first use.
     pub fn new(settings: CqlSettings) -> Result<Self, StoreError> {
         check(&settings)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("scangate-cql")
-            .enable_all()
-            .build()
-            .map_err(StoreError::Runtime)?;
+        let runtime = driver_runtime()?;
         Ok(Self {
             retention: Retention { days: settings.retention_days },
             settings,
@@ -160,6 +156,19 @@ impl Cql {
         })
     }
 
+    /// Connects, and applies the migrations that are missing or, without `create_schema`, fails with the first.
+    ///
+    /// # Errors
+    /// Also where a migration was applied that this version doesn't know, or in another form.
+    pub fn migrate(settings: &CqlSettings) -> Result<SchemaReport, StoreError> {
+        check(settings)?;
+        let runtime = driver_runtime()?;
+        let migrated =
+            runtime.block_on(async { schema::prepare(&open_session(settings).await?, settings).await });
+        runtime.shutdown_background();
+        migrated
+    }
+
     /// Upserts the batch; acknowledged means at the configured consistency.
     pub async fn write(&self, batch: &[Checkin]) -> Result<(), StoreError> {
         let now = UnixMillis::now();
@@ -167,6 +176,8 @@ impl Cql {
             batch.iter().filter(|checkin| !self.retention.is_over(checkin.scan.at, now)).collect();
         if !live.is_empty() {
             let connection = self.connected().await?;
+            // Anew: connecting takes seconds, by which every row would live longer than its retention.
+            let now = UnixMillis::now();
             self.list_places(&connection, &live, now).await?;
             self.upsert(&connection, live.clone(), now).await?;
         }
@@ -249,12 +260,8 @@ impl Cql {
             return Ok(Arc::clone(connection));
         }
         let Some(runtime) = &self.runtime else { return Err(self.connect_timeout()) };
-        let limit = Duration::from_millis(self.settings.connect_timeout_ms);
-        let connecting = runtime.spawn(tokio::time::timeout(limit, connect(self.settings.clone())));
-        let made = match connecting.await {
-            Ok(Ok(made)) => Arc::new(made?),
-            Ok(Err(_)) | Err(_) => return Err(self.connect_timeout()),
-        };
+        let connecting = runtime.spawn(connect(self.settings.clone()));
+        let made = Arc::new(connecting.await.map_err(|_| self.connect_timeout())??);
         tracing::info!(keyspace = %self.settings.keyspace, "connected to the database");
         *connection = Some(Arc::clone(&made));
         Ok(made)
@@ -336,7 +343,34 @@ impl Drop for Cql {
     }
 }
 
+/// Each step has a limit of its own: making tables takes a busy database longer than a session does.
 async fn connect(settings: CqlSettings) -> Result<Connection, StoreError> {
+    let session = open_session(&settings).await?;
+    schema::prepare(&session, &settings).await?;
+    let statements = within(&settings, Statements::prepare(&session)).await?;
+    Ok(Connection { session, statements })
+}
+
+/// What is given to one step of connecting.
+async fn within<T>(
+    settings: &CqlSettings,
+    step: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let limit_ms = settings.connect_timeout_ms;
+    let done = tokio::time::timeout(Duration::from_millis(limit_ms), step).await;
+    done.map_err(|_| StoreError::ConnectTimeout { limit_ms })?
+}
+
+fn driver_runtime() -> Result<Runtime, StoreError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("scangate-cql")
+        .enable_all()
+        .build()
+        .map_err(StoreError::Runtime)
+}
+
+async fn open_session(settings: &CqlSettings) -> Result<Session, StoreError> {
     let mut profile = ExecutionProfile::builder()
         .consistency(settings.consistency)
         .request_timeout(Some(Duration::from_millis(settings.request_timeout_ms)));
@@ -360,10 +394,8 @@ async fn connect(settings: CqlSettings) -> Result<Connection, StoreError> {
     if let Some(CqlCredentials { user, password }) = &settings.credentials {
         builder = builder.user(user, password);
     }
-    let session = builder.build().await.map_err(|source| StoreError::Connect(Box::new(source)))?;
-    schema::prepare(&session, &settings).await?;
-    let statements = Statements::prepare(&session).await?;
-    Ok(Connection { session, statements })
+    let made = async { builder.build().await.map_err(|source| StoreError::Connect(Box::new(source))) };
+    within(settings, made).await
 }
 
 fn check(settings: &CqlSettings) -> Result<(), StoreError> {

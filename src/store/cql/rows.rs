@@ -18,6 +18,9 @@ use super::execute_failed;
 
 const BUCKETS: i8 = 16;
 
+/// Cassandra refuses more: 20 years.
+const TTL_S_MAX: i64 = 20 * 365 * 86_400;
+
 /// Rows fetched at a time: about 1 MiB.
 const PAGE_ROWS: i32 = 5_000;
 
@@ -278,9 +281,11 @@ fn bucket(place: PlaceKey) -> i8 {
     (first >> 4).cast_signed()
 }
 
-/// Seconds until `until` plus the retention; 0, which CQL reads as "never", where rows are kept for ever.
+/// Seconds until `until` plus the retention; 0, which CQL reads as "never", where rows are kept for ever. Rounded up, and
+/// one more: the server counts from the whole second before, and nothing may go early.
 fn ttl_s(until: UnixMillis, retention: Retention, now: UnixMillis) -> i32 {
-    retention.left_ms(until, now).map_or(0, |left| i32::try_from((left / 1000).max(1)).unwrap_or(i32::MAX))
+    let whole_s = |left_ms: i64| (left_ms.max(0).saturating_add(999) / 1000 + 1).min(TTL_S_MAX);
+    retention.left_ms(until, now).map_or(0, |left| i32::try_from(whole_s(left)).unwrap_or(i32::MAX))
 }
 
 fn row_values(
