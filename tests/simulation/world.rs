@@ -206,7 +206,10 @@ impl World {
                     }
                     self.drain(gateway)?;
                 }
-                Action::Sweep => self.sweep(gateway),
+                Action::Sweep => {
+                    self.sweep(gateway);
+                    self.look_at_removals(gateway)?;
+                }
                 Action::Start => self.start(gateway)?,
                 Action::Trouble => self.trouble(gateway)?,
             }
@@ -570,6 +573,7 @@ impl World {
         let now = UnixMillis(node.wall_ms.load(Ordering::Relaxed));
         let journal = &life.core.journal;
         life.core.memory.sweep(now, |ticket| journal.outcome(ticket).map(Result::ok));
+        journal.expire(now);
         let known = &mut node.known;
         node.orphans.retain(|(ticket, checkin)| match journal.outcome(*ticket) {
             None => true,
@@ -819,6 +823,7 @@ impl World {
             self.poll_woken(gateway)?;
             self.drain(gateway)?;
             self.sweep(gateway);
+            self.look_at_removals(gateway)?;
         }
         Ok(())
     }
