@@ -30,4 +30,23 @@ if [ "${SCANGATE_CI_CQL:-1}" != 0 ]; then
   run paused --amount 5
   run two-gateways
 fi
+# The comparison, small: the peer must know what it acknowledged after a kill, nothing costs less than nginx's empty
+# answer, and up to the answer scangate may not cost more than the usual way.
+loadtest/peers/install nginx
+benthos=target/ci-bin/benthos; [ -x "$benthos" ] || benthos=none
+compare() {
+  "$bin/scangate-loadtest" compare --scangate "$bin/scangate" --peer "$bin/scangate-peer" --runtimes epoll --seconds 1 \
+    --rounds 1 --open-rate 500 "$@"
+}
+echo "== compare, small"
+compare --benthos "$benthos" --parts single,batch --batch-lines 100 --by-peer-max 1.0 --results "$results" ||
+  failed+=(compare)
+echo "== compare, with a limit that can't hold"
+broken=$(compare --nginx none --benthos none --parts single --by-peer-max 0.01 --results "$results/negative") &&
+  failed+=("compare: a broken limit passes")
+grep 'BROKEN: ' <<<"$broken" || failed+=("compare: a broken limit isn't named")
+echo "== scale, small"
+"$bin/scangate-loadtest" scale --scangate "$bin/scangate" --runtime epoll --small --results "$results" || failed+=(scale)
+echo "== model"
+"$bin/scangate-loadtest" model >/dev/null || failed+=(model)
 [ ${#failed[@]} = 0 ] || { echo "failed: ${failed[*]}" >&2; exit 1; }

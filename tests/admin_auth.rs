@@ -54,7 +54,7 @@ fn ask(server: &Server, method: &str, path: &str, authorization: Option<&str>) -
 }
 
 fn reload(server: &Server) {
-    let local = fs::read_to_string(server.data().join("keys/admin-local")).unwrap();
+    let local = fs::read_to_string(server.data().join("admin-token")).unwrap();
     let answer = ask(server, "POST", "/v1/reload", Some(&format!("Bearer {}", local.trim())));
     assert_eq!(answer.status, 200, "{answer:?}");
 }

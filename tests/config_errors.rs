@@ -106,6 +106,8 @@ fn broken_relations_name_both_keys_and_where_one_was_set() {
         ("[gateway]\ndrain_timeout_ms = 1", "gateway.drain_timeout_ms"),
         ("[deduplicate]\nauto_reset_s = 200000", "deduplicate.remember_s"),
         ("[cql]\nuser = \"u\"", "cql.password_file"),
+        ("[tls]\nclient_ca_file = \"ca.pem\"", "tls.certificate_file"),
+        ("[tls]\nclient_crl_file = \"crl.pem\"", "tls.client_ca_file"),
     ] {
         let found = errors(text);
         assert!(

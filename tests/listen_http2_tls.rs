@@ -144,8 +144,14 @@ fn idle_http2_connections_time_out_and_drains_wait_for_streams() {
 fn certificate(directory: &Path) -> CertificateDer<'static> {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(directory.join("cert.pem"), made.cert.pem()).unwrap();
-    std::fs::write(directory.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    closed(&directory.join("key.pem"), &made.signing_key.serialize_pem());
     made.cert.der().clone()
+}
+
+/// Writes a file that only its owner may read.
+fn closed(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
 }
 
 fn client(trusted: &CertificateDer<'static>, protocols: &[&[u8]]) -> Arc<ClientConfig> {

@@ -144,6 +144,43 @@ fn nothing_is_left_over() {
 
 #[test]
 fn every_invariant_names_a_test_that_exists() {
+    let tests = all_tests();
+    let text = architecture();
+    let named: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("test: ")).collect();
+    assert!(!named.is_empty(), "ARCHITECTURE.md names no test");
+    let missing = named.iter().map(|name| name.trim_matches('`')).filter(|name| !tests.contains(*name));
+    assert_none(&missing.map(|name| format!("ARCHITECTURE.md: there is no test {name}")).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_threat_names_tests_and_checks_that_exist() {
+    let tests = all_tests();
+    let text = fs::read_to_string(package().join("docs/threat-model.md")).expect("docs/threat-model.md");
+    let mut complaints = Vec::new();
+    let mut shown = 0;
+    for threat in text.lines().filter(|line| line.matches(" | ").count() >= 4 && line.starts_with("| ")) {
+        let Some(cell) = threat.split(" | ").nth(3) else { continue };
+        // Every other piece stands between backquotes.
+        let named: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+        for name in &named {
+            let exists =
+                if name.starts_with(".ci/") { package().join(name).exists() } else { tests.contains(*name) };
+            if !exists {
+                complaints.push(format!("docs/threat-model.md: there is no {name}"));
+            }
+        }
+        let is_heading = cell == "shown by";
+        if named.is_empty() && !is_heading {
+            complaints.push(format!("docs/threat-model.md: nothing shows that this is held: {threat}"));
+        }
+        shown += named.len();
+    }
+    assert!(shown > 40, "docs/threat-model.md names {shown} tests: its table isn't read as it should be");
+    assert_none(&complaints);
+}
+
+/// The full name of every test of the package.
+fn all_tests() -> BTreeSet<String> {
     let mut tests = BTreeSet::new();
     for source in sources("src").into_iter().chain(sources("tests")) {
         let module = source.module();
@@ -151,11 +188,7 @@ fn every_invariant_names_a_test_that_exists() {
         let inline = if is_inline { "::tests" } else { "" };
         tests.extend(test_names(&source.code).into_iter().map(|name| format!("{module}{inline}::{name}")));
     }
-    let text = architecture();
-    let named: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("test: ")).collect();
-    assert!(!named.is_empty(), "ARCHITECTURE.md names no test");
-    let missing = named.iter().map(|name| name.trim_matches('`')).filter(|name| !tests.contains(*name));
-    assert_none(&missing.map(|name| format!("ARCHITECTURE.md: there is no test {name}")).collect::<Vec<_>>());
+    tests
 }
 
 /// The lines `module: a b c` of the block fenced as `imports`.

@@ -1,6 +1,7 @@
-//! Closed-loop HTTP/1.1 load from one thread: each connection sends its next request when its answer has
-//! arrived. Right for the cost of a request, since the server is always busy; wrong for latency (it sends
-//! less when the server is slow), for which see `open`.
+//! HTTP/1.1 load from one thread. Closed-loop: each connection sends its next request when its answer has
+//! arrived, which is right for the cost of a request, since the server is always busy, and wrong for latency (it
+//! sends less when the server is slow). Open-loop: requests are due at a rate, and their latency runs from there.
+//! The scenarios, whose answers are audited, have a client of their own in `open`.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
+use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
@@ -34,6 +36,10 @@ pub struct Stretch {
     pub elapsed: Duration,
     /// From the first byte written to the last byte read, in microseconds.
     pub latency_us: Histogram<u64>,
+    /// Bytes of all requests, heads included.
+    pub request_bytes: u64,
+    /// Bytes of all answers.
+    pub answer_bytes: u64,
 }
 
 impl Stretch {
@@ -85,11 +91,7 @@ impl Closed {
     /// Sends for this long, or until the source ends, then waits for the answers under way.
     pub fn run(&mut self, time: Duration, source: &mut impl Source) -> Result<Stretch> {
         let started = Instant::now();
-        let mut stretch = Stretch {
-            statuses: BTreeMap::new(),
-            elapsed: Duration::ZERO,
-            latency_us: Histogram::new_with_bounds(1, 60_000_000, 3)?,
-        };
+        let mut stretch = Stretch::empty()?;
         let mut busy = 0_usize;
         for (index, connection) in self.connections.iter_mut().enumerate() {
             busy += usize::from(connection.start(index, source)?);
@@ -102,21 +104,10 @@ impl Closed {
             for event in &events {
                 let index = event.token().0;
                 let connection = self.connections.get_mut(index).context("an unknown connection")?;
-                if !connection.busy {
+                if !connection.advance(event, &mut self.buffer, source, &mut stretch)? {
                     continue;
                 }
-                if event.is_writable() {
-                    connection.flush()?;
-                }
-                if !event.is_readable() {
-                    continue;
-                }
-                let Some((status, body_at)) = connection.receive(&mut self.buffer)? else { continue };
                 last_answer = Instant::now();
-                stretch.latency_us.saturating_record(micros(last_answer - connection.started));
-                *stretch.statuses.entry(status).or_default() += 1;
-                source.answer(index, status, connection.answer.get(body_at..).unwrap_or_default())?;
-                connection.busy = false;
                 if !(more && connection.start(index, source)?) {
                     busy -= 1;
                 }
@@ -128,9 +119,94 @@ impl Closed {
         stretch.elapsed = started.elapsed();
         Ok(stretch)
     }
+
+    /// Sends at a rate for a while, and waits for the last answers. What is due while all connections wait is sent by
+    /// the first that is free; its latency runs from when it was due.
+    pub fn run_open(&mut self, rate_per_s: f64, time: Duration, source: &mut impl Source) -> Result<Stretch> {
+        let mut stretch = Stretch::empty()?;
+        let mut free: Vec<usize> = (0..self.connections.len()).rev().collect();
+        let mut events = Events::with_capacity(1024);
+        let started = Instant::now();
+        let mut last_answer = started;
+        let mut due = Duration::ZERO;
+        let mut sent = 0_u32;
+        while due < time || free.len() < self.connections.len() {
+            while due < time && due <= started.elapsed() {
+                let Some(index) = free.pop() else { break };
+                let connection = self.connections.get_mut(index).context("an unknown connection")?;
+                ensure!(connection.start(index, source)?, "the source ran dry after {sent} requests");
+                connection.started = started + due;
+                sent += 1;
+                due = Duration::from_secs_f64(f64::from(sent) / rate_per_s);
+            }
+            self.poll.poll(&mut events, Some(pause(due, time, started.elapsed(), free.is_empty())))?;
+            for event in &events {
+                let index = event.token().0;
+                let connection = self.connections.get_mut(index).context("an unknown connection")?;
+                if connection.advance(event, &mut self.buffer, source, &mut stretch)? {
+                    last_answer = Instant::now();
+                    free.push(index);
+                }
+            }
+            ensure!(
+                free.len() == self.connections.len() || last_answer.elapsed().as_secs() < STALL_S_MAX,
+                "no answer for {STALL_S_MAX} s"
+            );
+        }
+        stretch.elapsed = started.elapsed();
+        Ok(stretch)
+    }
+}
+
+/// How long to wait for answers before the next request is due. The system's timer knows whole milliseconds, so
+/// the last one is spent asking again and again.
+fn pause(due: Duration, end: Duration, now: Duration, all_wait: bool) -> Duration {
+    const LONG: Duration = Duration::from_millis(500);
+    const TIMER: Duration = Duration::from_millis(1);
+    let nothing_to_send = due >= end || all_wait;
+    if nothing_to_send { LONG } else { due.saturating_sub(now).saturating_sub(TIMER) }
+}
+
+impl Stretch {
+    fn empty() -> Result<Self> {
+        Ok(Self {
+            statuses: BTreeMap::new(),
+            elapsed: Duration::ZERO,
+            latency_us: Histogram::new_with_bounds(1, 60_000_000, 3)?,
+            request_bytes: 0,
+            answer_bytes: 0,
+        })
+    }
 }
 
 impl Connection {
+    /// Goes on as far as the event lets it; true once the answer is whole, which has been recorded then.
+    fn advance(
+        &mut self,
+        event: &Event,
+        buffer: &mut [u8],
+        source: &mut impl Source,
+        stretch: &mut Stretch,
+    ) -> Result<bool> {
+        if !self.busy {
+            return Ok(false);
+        }
+        if event.is_writable() {
+            self.flush()?;
+        }
+        if !event.is_readable() {
+            return Ok(false);
+        }
+        let Some((status, body_at)) = self.receive(buffer)? else { return Ok(false) };
+        stretch.latency_us.saturating_record(micros(self.started.elapsed()));
+        stretch.request_bytes += self.request.len() as u64;
+        stretch.answer_bytes += self.answer.len() as u64;
+        *stretch.statuses.entry(status).or_default() += 1;
+        source.answer(event.token().0, status, self.answer.get(body_at..).unwrap_or_default())?;
+        self.busy = false;
+        Ok(true)
+    }
+
     fn start(&mut self, index: usize, source: &mut impl Source) -> Result<bool> {
         if !source.next(index, &mut self.request) {
             return Ok(false);

@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// CPU time of each thread name of a process tree, in nanoseconds.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -15,7 +15,7 @@ pub struct Usage {
 }
 
 /// CPU time by thread name, divided by a count.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Cost {
     /// Microseconds of CPU, user and system, over all threads.
     pub total_us: f64,
@@ -76,7 +76,8 @@ impl Cost {
     /// The part of threads whose name contains one of these words.
     pub fn part_us(&self, words: &[&str]) -> f64 {
         let named = self.by_thread_us.iter().filter(|(name, _)| words.iter().any(|word| name.contains(word)));
-        named.map(|(_, us)| us).sum()
+        // Not sum(), which is -0.0 of nothing.
+        named.fold(0.0, |total, (_, us)| total + us)
     }
 }
 

@@ -1,5 +1,6 @@
 //! A CQL database for a scenario, through the development script.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,6 +31,30 @@ impl Database {
     /// Starts it again after a kill, and waits until it answers.
     pub fn up(&self) -> Result<()> {
         self.run("up", &["1"])
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Result<u32> {
+        let text = fs::read_to_string(self.root.path().join("node1/pid"))?;
+        Ok(text.split_whitespace().next().context("an empty pid file")?.parse()?)
+    }
+
+    /// Stops it, which writes out all that it holds in memory, and returns the bytes of a keyspace's tables whose
+    /// names begin with this. What its commit log holds isn't counted.
+    pub fn stop_and_measure(self, keyspace: &str, prefix: &str) -> Result<u64> {
+        self.run("stop", &[])?;
+        let mut bytes = 0;
+        for table in fs::read_dir(self.root.path().join("node1/data").join(keyspace))? {
+            let table = table?;
+            if !table.file_name().to_string_lossy().starts_with(prefix) {
+                continue;
+            }
+            for file in fs::read_dir(table.path())? {
+                let file = file?.metadata()?;
+                bytes += if file.is_file() { file.len() } else { 0 };
+            }
+        }
+        Ok(bytes)
     }
 
     fn run(&self, verb: &str, rest: &[&str]) -> Result<()> {

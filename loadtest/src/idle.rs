@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::closed::parse;
 use crate::cpu;
@@ -19,7 +19,7 @@ const WARM_CONNECTIONS: usize = 200;
 const SETTLE: Duration = Duration::from_secs(3);
 
 /// Memory of idle connections.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Idle {
     /// Which server.
     pub server: String,

@@ -11,13 +11,16 @@ mod idle;
 mod issue;
 mod ledger;
 mod machine;
+mod model;
 mod open;
+mod peers;
 mod plot;
 mod poison;
 mod profile;
 mod record;
 mod report;
 mod requests;
+mod scale;
 mod scenarios;
 mod server;
 mod sources;
@@ -41,8 +44,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// CPU a request, memory a connection: scangate on both runtimes and nginx, in one run.
+    /// CPU a request, latency, memory a connection: scangate, nginx, an axum peer and Benthos, in one run.
     Compare(Box<compare::Options>),
+    /// CPU, rate, latency and memory of a check-in over connections, lines of a batch, entries remembered and cores.
+    Scale(scale::Options),
+    /// What a nation's check-ins take, from measured unit costs and stated assumptions.
+    Model(model::Options),
     /// What the decoders read in folders of images with their texts, how fast; or makes such a folder.
     Corpus(corpus::Options),
     /// Frames that mean harm, by the number: no process may die. And the worst crafted ones, by the clock.
@@ -79,7 +86,9 @@ fn main() -> Result<ExitCode> {
     // This binary is executed again for the processes that read frames.
     scangate::decode::sandbox::worker_main();
     let (scenario, options) = match Cli::parse().command {
-        Command::Compare(options) => return compare::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Compare(options) => return compare::run(&options).map(exit_code),
+        Command::Scale(options) => return scale::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Model(options) => return model::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Corpus(options) => return corpus::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Hostile(options) => return corpus::survive(&options).map(exit_code),
         Command::Steady(options) => (Scenario::Steady, options),

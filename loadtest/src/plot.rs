@@ -1,4 +1,4 @@
-//! The report's page: tables and line charts as inline SVG, no script, no outside file.
+//! Pages with charts as inline SVG, no script, no outside file; and the page of a scenario.
 
 use std::fmt::Write as _;
 
@@ -10,12 +10,26 @@ const HEIGHT: f64 = 240.0;
 const LEFT: f64 = 64.0;
 const BOTTOM: f64 = 28.0;
 
+/// Classes of the style sheet, for lines in turn.
+pub const CLASSES: [&str; 6] = ["a", "b", "c", "d", "f", "h"];
+
 /// One line of a chart.
-struct Line<'a> {
-    name: &'a str,
+pub struct Line<'a> {
+    /// What it shows.
+    pub name: &'a str,
     /// A class of the style sheet.
-    class: &'a str,
-    points: Vec<(f64, f64)>,
+    pub class: &'a str,
+    /// From left to right.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Percentiles at equal distances: 90 %, 99 %, 99.9 % …
+pub const QUANTILE_TICKS: [(f64, &str); 5] =
+    [(0.0, "0"), (1.0, "90 %"), (2.0, "99 %"), (3.0, "99.9 %"), (4.0, "99.99 %")];
+
+/// Latency's curve on the scale of [`QUANTILE_TICKS`].
+pub fn by_quantile(curve: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    curve.iter().map(|(quantile, ms)| (-(1.0 - quantile.min(0.99999)).log10(), *ms)).collect()
 }
 
 /// The whole page.
@@ -23,15 +37,12 @@ pub fn page(report: &Report) -> String {
     let seconds = |value: fn(&Second) -> f64| -> Vec<(f64, f64)> {
         report.seconds.iter().zip(0_u32..).map(|(second, at)| (f64::from(at), value(second))).collect()
     };
-    // 90 %, 99 %, 99.9 % … at equal distances.
-    let tail = |quantile: f64| -(1.0 - quantile.min(0.99999)).log10();
-    let curve = report.latency.curve.iter().map(|(quantile, ms)| (tail(*quantile), *ms)).collect();
-    let quantile_ticks = [(0.0, "0"), (1.0, "90 %"), (2.0, "99 %"), (3.0, "99.9 %"), (4.0, "99.99 %")];
+    let curve = by_quantile(&report.latency.curve);
     let charts = [
         chart(
             "Latency by percentile, ms",
             &[Line { name: "latency", class: "a", points: curve }],
-            &quantile_ticks,
+            &QUANTILE_TICKS,
             &[],
         ),
         over_time(
@@ -63,14 +74,18 @@ pub fn page(report: &Report) -> String {
         "command": report.command, "machine": report.machine, "settings": report.settings, "plan": report.plan,
         "audit": report.audit, "outcomes": report.outcomes, "notes": report.notes, "checks": report.checks,
     });
-    let facts = escape(&serde_json::to_string_pretty(&facts).unwrap_or_default());
+    document(&format!("{}: {verdict}", report.scenario), &report.summary(), &charts.concat(), &facts)
+}
+
+/// A whole page: a title, the text that the terminal gets, charts, and the facts behind them.
+pub fn document(title: &str, summary: &str, charts: &str, facts: &serde_json::Value) -> String {
+    let facts = escape(&serde_json::to_string_pretty(facts).unwrap_or_default());
     format!(
         "<!doctype html><html lang=en><meta charset=utf-8><title>scangate {name}</title><style>{STYLE}</style>\
-         <h1>{name}: {verdict}</h1><pre>{summary}</pre>{charts}<h2>Command, machine, settings, audit</h2>\
+         <h1>{name}</h1><pre>{summary}</pre>{charts}<h2>Command, machine, settings</h2>\
          <pre>{facts}</pre></html>\n",
-        name = escape(&report.scenario),
-        summary = escape(&report.summary()),
-        charts = charts.concat(),
+        name = escape(title),
+        summary = escape(summary),
     )
 }
 
@@ -78,11 +93,14 @@ const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:900px;ma
 color:#1b1f24;background:#fff}h1{font-size:1.5em}h2{font-size:1.05em;margin:1.6em 0 .3em}\
 pre{background:#f4f5f7;padding:.8em;overflow:auto;font-size:13px}svg{width:100%;height:auto}\
 svg text{font:11px system-ui,sans-serif;fill:#59636e}.g{stroke:#e2e5e9}.e{stroke:#9aa2ab;stroke-dasharray:3 3}\
-path{fill:none;stroke-width:1.6}.a{stroke:#0b62c4}.b{stroke:#b55a00}.c{stroke:#b3261e}\
+path{fill:none;stroke-width:1.6}.a{stroke:#0b62c4}.b{stroke:#b55a00}.c{stroke:#b3261e}.d{stroke:#1a7f37}\
+.f{stroke:#8250df}.h{stroke:#59636e}rect{stroke:none;fill:#0b62c4}rect.b{fill:#b55a00}\
 text.a{fill:#0b62c4;stroke:none}text.b{fill:#b55a00;stroke:none}text.c{fill:#b3261e;stroke:none}\
+text.d{fill:#1a7f37;stroke:none}text.f{fill:#8250df;stroke:none}text.h{fill:#59636e;stroke:none}\
 @media(prefers-color-scheme:dark){body{color:#e3e6ea;background:#14171a}pre{background:#1e2226}.g{stroke:#2c3238}\
 svg text{fill:#98a1ab}.a{stroke:#6cb0ff}.b{stroke:#ffb066}.c{stroke:#ff8a80}text.a{fill:#6cb0ff}text.b{fill:#ffb066}\
-text.c{fill:#ff8a80}}";
+text.c{fill:#ff8a80}.d{stroke:#56d364}text.d{fill:#56d364}.f{stroke:#bc8cff}text.f{fill:#bc8cff}\
+rect{fill:#6cb0ff}rect.b{fill:#ffb066}}";
 
 fn over_time(title: &str, lines: &[Line<'_>], report: &Report) -> String {
     let end = report.seconds.len().saturating_sub(1).max(1);
@@ -94,7 +112,40 @@ fn over_time(title: &str, lines: &[Line<'_>], report: &Report) -> String {
     chart(title, lines, &ticks, &report.events)
 }
 
-fn chart(title: &str, lines: &[Line<'_>], ticks: &[(f64, &str)], events: &[(f64, String)]) -> String {
+/// Bars from the left, each with its parts, such as what is spent before and after the answer.
+pub fn bars(title: &str, parts: [&str; 2], rows: &[(String, [f64; 2])]) -> String {
+    const ROW: f64 = 24.0;
+    let name_width = 170.0;
+    let most = rows.iter().map(|(_, [first, second])| first + second).fold(1e-9, f64::max);
+    let scale = (WIDTH - name_width - 90.0) / most;
+    let height = 22.0 + ROW * count(rows.len() as u64);
+    let mut svg = format!("<h2>{}</h2><svg viewBox='0 0 {WIDTH} {height}' role=img>", escape(title));
+    for (class, part, at) in [("a", parts[0], 0.0), ("b", parts[1], 200.0)] {
+        let _ = write!(svg, "<text class={class} x={:.1} y=12>{}</text>", name_width + at, escape(part));
+    }
+    for ((name, [first, second]), row) in rows.iter().zip(0_u32..) {
+        let top = 20.0 + ROW * f64::from(row);
+        let (first_width, second_width) = (first.max(0.0) * scale, second.max(0.0) * scale);
+        let _ = write!(
+            svg,
+            "<text x={:.1} y={:.1} text-anchor=end>{}</text>\
+             <rect x={name_width} y={top:.1} width={first_width:.1} height=16 />\
+             <rect class=b x={:.1} y={top:.1} width={second_width:.1} height=16 />\
+             <text x={:.1} y={:.1}>{}</text>",
+            name_width - 8.0,
+            top + 12.0,
+            escape(name),
+            name_width + first_width,
+            name_width + first_width + second_width + 6.0,
+            top + 12.0,
+            short(first + second),
+        );
+    }
+    svg + "</svg>"
+}
+
+/// Lines over a common axis that starts at zero; `ticks` are its labels, `events` vertical marks.
+pub fn chart(title: &str, lines: &[Line<'_>], ticks: &[(f64, &str)], events: &[(f64, String)]) -> String {
     let points = || lines.iter().flat_map(|line| &line.points);
     let x_max = points().map(|point| point.0).fold(1e-9, f64::max);
     let y_max = nice(points().map(|point| point.1).fold(1e-9, f64::max));
@@ -133,7 +184,7 @@ fn chart(title: &str, lines: &[Line<'_>], ticks: &[(f64, &str)], events: &[(f64,
         }
         let _ = write!(svg, "<path class={} d='{path}'/>", line.class);
         let _ = write!(svg, "<text class={} x={legend:.1} y=14>{}</text>", line.class, escape(line.name));
-        legend += 90.0;
+        legend += 24.0 + 7.0 * count(line.name.chars().count() as u64);
     }
     svg + "</svg>"
 }

@@ -167,7 +167,8 @@ fn second((bucket, histogram): &(Bucket, Histogram<u64>)) -> Second {
     }
 }
 
-fn latency(histogram: &Histogram<u64>) -> Latency {
+/// Percentiles of microseconds.
+pub fn latency(histogram: &Histogram<u64>) -> Latency {
     let at = |quantile| ms(histogram.value_at_quantile(quantile));
     let quantiles = [
         0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995,

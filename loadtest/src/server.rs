@@ -14,6 +14,10 @@ use tempfile::TempDir;
 
 use crate::{cpu, sys};
 
+// What the gateway's own tests keep, by the same means.
+#[path = "../../tests/support/keep.rs"]
+mod keep;
+
 /// A start that replays a large journal may take a while.
 const START_S_MAX: u64 = 120;
 
@@ -23,9 +27,28 @@ pub struct Server {
     pub listen: SocketAddr,
     child: Child,
     log: PathBuf,
+    /// Data directory and admin listener, of a gateway.
+    gateway: Option<(PathBuf, SocketAddr)>,
 }
 
 impl Server {
+    /// Starts a command on some cores (none: anywhere), its output in `log`, and waits until a GET of `ready`
+    /// answers 2xx.
+    pub fn start(
+        command: &mut Command,
+        cores: &[usize],
+        listen: SocketAddr,
+        log: PathBuf,
+        ready: (SocketAddr, &str),
+    ) -> Result<Self> {
+        let out = File::options().create(true).append(true).open(&log)?;
+        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        let child = spawn_on(cores, command)?;
+        let mut server = Self { listen, child, log };
+        server.wait_for(ready.0, ready.1)?;
+        Ok(server)
+    }
+
     /// The process and its workers.
     pub fn pids(&self) -> Vec<u32> {
         cpu::tree(self.child.id())
@@ -84,8 +107,14 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if let (Some((data, admin)), Ok(None)) = (&self.gateway, self.child.try_wait()) {
+            keep::answers(data, *admin);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some((data, _)) = &self.gateway {
+            keep::files(data, Some(&self.log));
+        }
     }
 }
 
@@ -102,7 +131,7 @@ pub struct Site {
     /// The admin listener.
     pub admin: SocketAddr,
     settings: Vec<(String, String)>,
-    core: Option<usize>,
+    cores: Vec<usize>,
     tls: bool,
 }
 
@@ -120,7 +149,7 @@ impl Site {
             listen,
             admin,
             settings: Vec::new(),
-            core: None,
+            cores: Vec::new(),
             tls: false,
         };
         Ok(site.set("limits.device_scans_per_s", "0"))
@@ -137,8 +166,14 @@ impl Site {
 
     /// Pins the gateway to one core.
     #[must_use]
-    pub fn pinned(mut self, core: usize) -> Self {
-        self.core = Some(core);
+    pub fn pinned(self, core: usize) -> Self {
+        self.pinned_to(&[core])
+    }
+
+    /// Pins the gateway to some cores.
+    #[must_use]
+    pub fn pinned_to(mut self, cores: &[usize]) -> Self {
+        cores.clone_into(&mut self.cores);
         self
     }
 
@@ -166,16 +201,26 @@ impl Site {
     /// Starts and waits until it is ready.
     pub fn start(&self) -> Result<Server> {
         let log = self.root.path().join(format!("{}.log", self.listen.port()));
-        let out = File::options().create(true).append(true).open(&log)?;
         let mut command = self.command(&["serve"]);
         command.args(["--listen", &self.listen.to_string(), "--admin", &self.admin.to_string()]);
+<<<<<<< HEAD
         command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         let child = spawn_on(self.core, &mut command)?;
-        let mut server = Server { listen: self.listen, child, log };
+        let gateway = Some((self.data.clone(), self.admin));
+        let mut server = Server { listen: self.listen, child, log, gateway };
+=======
+>>>>>>> peers
         // Over TLS, metrics on the admin listener stand in: that one opens together with the public one.
-        let (at, path) = if self.tls { (self.admin, "/metrics") } else { (self.listen, "/readyz") };
-        server.wait_for(at, path).context("scangate")?;
-        Ok(server)
+        let ready = if self.tls { (self.admin, "/metrics") } else { (self.listen, "/readyz") };
+        Server::start(&mut command, &self.cores, self.listen, log, ready).context("scangate")
+    }
+
+    /// A sample of the gateway's metrics, by its name in the exposition.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        let (_, body) = get(self.admin, "/metrics")?;
+        let text = String::from_utf8(body)?;
+        let sample = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(sample.with_context(|| format!("no metric {name}"))?.trim().parse()?)
     }
 
     /// A subcommand, to be run on the data directory.
@@ -187,6 +232,7 @@ impl Site {
     }
 }
 
+<<<<<<< HEAD
 /// nginx answering an empty 202 to everything, with one worker.
 pub struct Nginx {
     /// The process.
@@ -215,7 +261,7 @@ impl Nginx {
         command.arg("-c").arg(&config).arg("-p").arg(root.path()).stdin(Stdio::null());
         command.stdout(out.try_clone()?).stderr(out);
         let child = spawn_on(core, &mut command)?;
-        let mut server = Server { listen, child, log };
+        let mut server = Server { listen, child, log, gateway: None };
         server.wait_for(listen, "/").context("nginx")?;
         Ok(Self { server, _root: root })
     }
@@ -242,6 +288,8 @@ fn nginx_config(listen: SocketAddr, directory: &str) -> String {
     )
 }
 
+=======
+>>>>>>> peers
 /// One GET on a connection of its own: status and body.
 pub fn get(to: SocketAddr, path: &str) -> Result<(u16, Vec<u8>)> {
     request(to, &format!("GET {path} HTTP/1.1\r\nHost: scangate\r\nConnection: close\r\n\r\n"))
@@ -261,19 +309,22 @@ pub fn request(to: SocketAddr, request: &str) -> Result<(u16, Vec<u8>)> {
     Ok((status.context("no status")?, body))
 }
 
-/// A child inherits the affinity of the thread that starts it, so the thread visits the core for a moment.
-fn spawn_on(core: Option<usize>, command: &mut Command) -> Result<Child> {
-    let Some(core) = core else { return Ok(command.spawn()?) };
+/// A child inherits the affinity of the thread that starts it, so the thread visits the cores for a moment.
+fn spawn_on(cores: &[usize], command: &mut Command) -> Result<Child> {
+    if cores.is_empty() {
+        return Ok(command.spawn()?);
+    }
     std::thread::scope(|scope| {
         let spawner = scope.spawn(|| {
-            sys::pin(core)?;
+            sys::pin_to(cores)?;
             Ok(command.spawn()?)
         });
         spawner.join().unwrap_or_else(|_| bail!("the spawning thread panicked"))
     })
 }
 
-fn free_ports() -> Result<(SocketAddr, SocketAddr)> {
+/// Two ports that were free a moment ago.
+pub fn free_ports() -> Result<(SocketAddr, SocketAddr)> {
     let (first, second) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
     Ok((first.local_addr()?, second.local_addr()?))
 }

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use scangate::scan::UnixMillis;
 
 use crate::closed::Source;
+use crate::codes::qrqg;
 use crate::requests::{Line, assemble, head, time_text};
 
 /// Event times advance by this much when a device starts over with its people: past the default window of
@@ -53,6 +54,13 @@ impl Cached {
             lines_recorded: 0,
         }
     }
+
+    /// Client ids count up from here: two sources of the same devices must not use the same.
+    #[must_use]
+    pub fn numbered_from(mut self, number: u64) -> Self {
+        self.number = number;
+        self
+    }
 }
 
 impl Source for Cached {
@@ -89,6 +97,123 @@ impl Source for Cached {
 
     fn answer(&mut self, _connection: usize, status: u16, body: &[u8]) -> Result<()> {
         self.lines_recorded += recorded(status, body, self.lines_per_request, self.expected_status)?;
+        Ok(())
+    }
+}
+
+/// Another source's first requests.
+pub struct Limited<'a, S> {
+    inner: &'a mut S,
+    left: u64,
+}
+
+impl<'a, S: Source> Limited<'a, S> {
+    /// This many.
+    pub fn new(inner: &'a mut S, count: u64) -> Self {
+        Self { inner, left: count }
+    }
+}
+
+impl<S: Source> Source for Limited<'_, S> {
+    fn next(&mut self, connection: usize, request: &mut Vec<u8>) -> bool {
+        if self.left == 0 || !self.inner.next(connection, request) {
+            return false;
+        }
+        self.left -= 1;
+        true
+    }
+
+    fn answer(&mut self, connection: usize, status: u16, body: &[u8]) -> Result<()> {
+        self.inner.answer(connection, status, body)
+    }
+}
+
+/// Another source, while some of what it sends is shed: by workers that have too many new tokens to verify at once,
+/// or by a journal that is full.
+pub struct Tolerant<'a, S> {
+    inner: &'a mut S,
+    /// Requests that were shed.
+    pub shed: u64,
+}
+
+impl<'a, S: Source> Tolerant<'a, S> {
+    /// Over a source that takes all other answers.
+    pub fn new(inner: &'a mut S) -> Self {
+        Self { inner, shed: 0 }
+    }
+}
+
+impl<S: Source> Source for Tolerant<'_, S> {
+    fn next(&mut self, connection: usize, request: &mut Vec<u8>) -> bool {
+        self.inner.next(connection, request)
+    }
+
+    fn answer(&mut self, connection: usize, status: u16, body: &[u8]) -> Result<()> {
+        if status == 503 {
+            self.shed += 1;
+            return Ok(());
+        }
+        self.inner.answer(connection, status, body)
+    }
+}
+
+/// Batches of scans of people who were never seen, by unsigned codes, to fill a gateway's memory.
+pub struct Fill {
+    heads: Vec<Vec<u8>>,
+    next_person: u64,
+    end: u64,
+    at: String,
+    body: Vec<u8>,
+}
+
+impl Fill {
+    /// Lines of a batch: the API's limit.
+    const LINES: u64 = 1000;
+    /// Client ids count up from here, far from those of other sources.
+    const FIRST_NUMBER: u64 = 1 << 60;
+
+    /// One token a connection; nobody is there yet.
+    pub fn new(tokens: &[String]) -> Self {
+        Self {
+            heads: tokens.iter().map(|token| head(token, "application/x-ndjson")).collect(),
+            next_person: 0,
+            end: 0,
+            at: String::new(),
+            body: Vec::new(),
+        }
+    }
+
+    /// How many have been there.
+    pub fn people(&self) -> u64 {
+        self.next_person
+    }
+
+    /// From now on, until so many people have been there.
+    pub fn up_to(&mut self, people: u64) {
+        self.end = people;
+        self.at = time_text(UnixMillis::now().0);
+    }
+}
+
+impl Source for Fill {
+    fn next(&mut self, connection: usize, request: &mut Vec<u8>) -> bool {
+        let Some(head) = self.heads.get(connection).filter(|_| self.next_person < self.end) else {
+            return false;
+        };
+        self.body.clear();
+        let end = self.end.min(self.next_person + Self::LINES);
+        for person in self.next_person..end {
+            Line::new(&qrqg(person), "in").write(Self::FIRST_NUMBER + person, &self.at, &mut self.body);
+            self.body.push(b'\n');
+        }
+        self.next_person = end;
+        let body = &self.body;
+        assemble(head, body.len(), request, |out| out.extend_from_slice(body));
+        true
+    }
+
+    fn answer(&mut self, _connection: usize, status: u16, body: &[u8]) -> Result<()> {
+        ensure!(status == 200, "a batch was answered {status}: {}", String::from_utf8_lossy(body));
         Ok(())
     }
 }

@@ -4,18 +4,25 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// Pins the calling thread, and whatever it starts afterwards, to one core.
 pub fn pin(core: usize) -> Result<()> {
-    ensure!(core < 1024, "core must be in 0..1024; got {core}");
+    pin_to(&[core])
+}
+
+/// The same to any of several cores.
+pub fn pin_to(cores: &[usize]) -> Result<()> {
+    ensure!(cores.iter().all(|core| *core < 1024), "cores must be in 0..1024; got {cores:?}");
     // SAFETY: cpu_set_t is plain bits, for which zero is valid; CPU_SET stays inside it because of the check
     // above; sched_setaffinity only reads it.
     let failed = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(core, &mut set);
+        for core in cores {
+            libc::CPU_SET(*core, &mut set);
+        }
         libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
     };
     if failed == 0 {
         Ok(())
     } else {
-        Err(std::io::Error::last_os_error()).context(format!("can't pin to core {core}"))
+        Err(std::io::Error::last_os_error()).context(format!("can't pin to cores {cores:?}"))
     }
 }
 

@@ -69,6 +69,8 @@ pub struct Device {
     pub role: Role,
     /// When its token ends, in seconds since 1970.
     pub expires_at_s: i64,
+    /// SHA-256 of the client certificate that its token is bound to, if it is (RFC 8705, section 3.1).
+    pub certificate: Option<[u8; 32]>,
     bucket: Arc<Bucket>,
 }
 
@@ -79,6 +81,21 @@ impl Device {
     /// The device is over its rate; nothing was taken.
     pub fn admit(&self, scans: u32, now: Instant) -> Result<(), RateLimited> {
         self.bucket.admit(scans, now)
+    }
+
+    /// Whether the token may be used over a connection that showed this client certificate (its SHA-256) or
+    /// none: a bound token works over its own certificate's connections only, so that whoever copies it has
+    /// nothing. Asked at every request, since connections with and without share the cache.
+    ///
+    /// # Errors
+    /// The token is bound, and the certificate is missing or another.
+    pub fn check_certificate(&self, shown: Option<&[u8; 32]>) -> Result<(), AuthError> {
+        match (&self.certificate, shown) {
+            (None, _) => Ok(()),
+            (Some(bound), Some(shown)) if bound == shown => Ok(()),
+            (Some(_), None) => Err(AuthError::NoCertificate),
+            (Some(_), Some(_)) => Err(AuthError::OtherCertificate),
+        }
     }
 }
 
@@ -118,6 +135,12 @@ pub enum AuthError {
     /// The device or its key is revoked.
     #[error("the device or its key has been revoked")]
     Revoked,
+    /// The token is bound to a client certificate, and the connection has none.
+    #[error("the token is bound to a client certificate (`cnf`), and the connection showed none")]
+    NoCertificate,
+    /// The token is bound to another client certificate than the connection's.
+    #[error("the token is bound to another client certificate (`cnf`) than the connection showed")]
+    OtherCertificate,
     /// The claims don't make a device.
     #[error("the token's `{field}` {rule}")]
     WrongClaims {
@@ -142,6 +165,8 @@ impl AuthError {
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
             Self::Revoked => "revoked",
+            Self::NoCertificate => "no_certificate",
+            Self::OtherCertificate => "other_certificate",
             Self::WrongClaims { .. } => "wrong_claims",
         }
     }
@@ -158,6 +183,7 @@ impl AuthError {
             Self::Expired => "exp",
             Self::NotYetValid => "nbf",
             Self::Revoked => "sub",
+            Self::NoCertificate | Self::OtherCertificate => "cnf",
         }
     }
 }
@@ -243,6 +269,7 @@ impl Authenticator {
             app: claims.app,
             role,
             expires_at_s: claims.expires_at_s,
+            certificate: claims.certificate,
             bucket: self.buckets.of(key, Instant::now()),
         });
         self.devices.insert(self.devices.key(token.as_bytes()), keys.generation(), Arc::clone(&device));

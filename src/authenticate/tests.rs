@@ -313,3 +313,23 @@ fn headers_that_are_no_bearer_token() {
         assert!(gate.verify(token).is_err(), "{token}");
     }
 }
+
+#[test]
+fn a_bound_token_asks_for_its_certificate_at_every_use() {
+    let (gate, eddsa, ..) = Gate::new();
+    let bound = |cnf: Value| eddsa_token(&eddsa, "ed", &claims(&json!({ "cnf": cnf })));
+    let token = bound(json!({"x5t#S256": URL_SAFE_NO_PAD.encode([7; 32]), "jkt": "for others"}));
+    let device = gate.verify(&token).unwrap();
+    assert_eq!(device.check_certificate(Some(&[7; 32])), Ok(()));
+    assert_eq!(device.check_certificate(Some(&[8; 32])), Err(AuthError::OtherCertificate));
+    assert_eq!(device.check_certificate(None), Err(AuthError::NoCertificate));
+    assert_eq!(AuthError::NoCertificate.field(), "cnf");
+    let unbound = gate.verify(&eddsa_token(&eddsa, "ed", &good_claims())).unwrap();
+    assert_eq!(unbound.check_certificate(Some(&[7; 32])), Ok(()));
+    assert_eq!(unbound.check_certificate(None), Ok(()));
+    // Bound to what can't be checked here: never taken as unbound.
+    for cnf in [json!({}), json!({"jkt": "0"}), json!({"x5t#S256": "AAAA"}), json!({"x5t#S256": "="})] {
+        let refused = gate.verify(&bound(cnf.clone())).unwrap_err();
+        assert!(matches!(refused, AuthError::WrongClaims { field: "cnf", .. }), "{cnf} gave {refused:?}");
+    }
+}

@@ -1,5 +1,7 @@
 //! A device token: a JWT, signed by its app. The key decides the algorithm, never the header.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Validation, decode, decode_header};
 use serde::Deserialize;
@@ -30,6 +32,7 @@ pub(super) struct Claims {
     pub(super) place: Option<String>,
     pub(super) person: Option<String>,
     pub(super) class: Option<Box<str>>,
+    pub(super) certificate: Option<[u8; 32]>,
 }
 
 #[derive(Deserialize)]
@@ -42,6 +45,15 @@ struct RawClaims {
     place: Option<String>,
     person: Option<String>,
     class: Option<String>,
+    cnf: Option<Confirmation>,
+}
+
+/// How the bearer proves that the token is theirs (RFC 7800). Only certificates are understood; other members
+/// are for others.
+#[derive(Deserialize)]
+struct Confirmation {
+    #[serde(rename = "x5t#S256")]
+    certificate: Option<String>,
 }
 
 /// Read before the signature is checked, and used for nothing but finding the key.
@@ -111,6 +123,7 @@ impl RawClaims {
         if self.class.as_deref().is_some_and(|class| !is_text(class, CLASS_BYTES_MAX)) {
             return Err(wrong("class", "must be 1 to 32 bytes of text without control characters"));
         }
+        let certificate = self.cnf.map(Confirmation::certificate).transpose()?;
         Ok(Claims {
             app,
             sub,
@@ -119,7 +132,19 @@ impl RawClaims {
             place: self.place,
             person: self.person,
             class: self.class.map(String::into_boxed_str),
+            certificate,
         })
+    }
+}
+
+impl Confirmation {
+    /// A token that says it is bound, but not to a certificate, can't be confirmed here: it is refused, never
+    /// taken as unbound.
+    fn certificate(self) -> Result<[u8; 32], AuthError> {
+        const RULE: &str = "must have `x5t#S256`, the SHA-256 of a certificate in base64url";
+        let decoded = self.certificate.and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
+        let thumbprint = decoded.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+        thumbprint.ok_or(AuthError::WrongClaims { field: "cnf", rule: RULE })
     }
 }
 

@@ -9,6 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde::Serialize;
 
 use super::audit::{audited, caller};
@@ -16,6 +18,7 @@ use super::{DataDir, parse_app, print, ttl};
 use crate::audit::{Action, Entry};
 use crate::issue::bulk::{self, Event, PDF_MODULE_PT, PNG_MODULE_PX, Plan, Progress};
 use crate::issue::{self, Drawing, Issuer, Level, Paper, RoleRef, Style};
+use crate::listen::ClientCertificate;
 use crate::scan::{App, UnixMillis};
 use crate::verify::issued::{self, Signed, What};
 use crate::verify::manage::{self, KeyUse};
@@ -39,6 +42,9 @@ pub enum Issue {
         /// Place class, which chooses the window of deduplicate.windows_s_by_class.
         #[arg(long, conflicts_with = "person")]
         class: Option<String>,
+        /// The device's TLS certificate, PEM: the token is then good over its connections only.
+        #[arg(long, value_name = "FILE")]
+        client_certificate: Option<PathBuf>,
         /// How long it is valid: 90s, 45m, 12h, 30d, 4w.
         #[arg(long, default_value = "30d", value_parser = ttl::parse)]
         ttl: Duration,
@@ -222,6 +228,13 @@ pub enum KindName {
     Person,
 }
 
+/// The SHA-256 of a file's first certificate.
+fn thumbprint(file: &Path) -> anyhow::Result<[u8; 32]> {
+    let certificate =
+        CertificateDer::from_pem_file(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(ClientCertificate::of(&certificate).sha256().to_owned())
+}
+
 /// A line of `issue list`.
 #[derive(Serialize)]
 struct SignedBy<'a> {
@@ -233,13 +246,17 @@ struct SignedBy<'a> {
 pub(super) fn run(issue: Issue) -> anyhow::Result<ExitCode> {
     let now = UnixMillis::now();
     match issue {
-        Issue::Device { data_dir, holder, app, class, ttl } => {
+        Issue::Device { data_dir, holder, app, class, client_certificate, ttl } => {
             let data_dir = data_dir.path();
             let role = match &holder {
                 Holder { place: Some(place), .. } => RoleRef::Place(place),
                 Holder { person, .. } => RoleRef::Person(person.as_deref().unwrap_or_default()),
             };
-            let token = issue::issue_device(&data_dir, app, role, class.as_deref(), ttl, now)?;
+            let class = class.as_deref();
+            let token = match client_certificate.as_deref().map(thumbprint).transpose()? {
+                Some(bound) => issue::issue_device_bound(&data_dir, app, role, class, &bound, ttl, now)?,
+                None => issue::issue_device(&data_dir, app, role, class, ttl, now)?,
+            };
             let kid = manage::signing_kid(&data_dir, KeyUse::Device(app), now)?;
             let expires_at_s = now.seconds().saturating_add_unsigned(ttl.as_secs());
             issued::record(&data_dir, &kid, What::Device, expires_at_s, now)?;

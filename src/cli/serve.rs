@@ -25,6 +25,7 @@ const EXAMPLE_CARD: &str =
 pub(super) fn run(serve: Serve) -> anyhow::Result<ExitCode> {
     let config = &serve.load()?.config;
     crate::observe::log::start(&config.log);
+    keep_memory_private();
     let gateway = Gateway::start(config)?;
     gateway.reload_limits_from(move || Ok(serve.load()?.config.limits));
     let signals = listen_for_signals(gateway.signals())?;
@@ -36,6 +37,21 @@ pub(super) fn run(serve: Serve) -> anyhow::Result<ExitCode> {
     signals.shutdown_background();
     ended?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Before any key is read: no core dump of this process, and no other process of the same user may look into it.
+/// Both the limit and the flag, since the limit doesn't hold for dumps that are piped to a program. Pages aren't
+/// locked: the caches and the journal's buffers are too many for that, so swap is to be off or encrypted.
+fn keep_memory_private() {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls take integers and a struct that outlives them, and change only this process's own state.
+    let done = unsafe {
+        libc::setrlimit(libc::RLIMIT_CORE, &raw const none) == 0
+            && libc::prctl(libc::PR_SET_DUMPABLE, 0_i64, 0_i64, 0_i64, 0_i64) == 0
+    };
+    if !done {
+        tracing::warn!(error = %std::io::Error::last_os_error(), "a crash may leave keys in a core dump");
+    }
 }
 
 fn greeting(config: &Config, gateway: &Gateway) -> anyhow::Result<String> {

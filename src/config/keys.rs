@@ -11,7 +11,8 @@ use toml::de::DeValue;
 
 pub use super::stages::FrameStage;
 pub use super::value::{
-    AdminAuth, Consistency, FrameDecoder, FrameIsolation, FramePriority, Level, LogFormat, Runtime, StoreKind,
+    AdminAuth, ClientCertificates, Consistency, FrameDecoder, FrameIsolation, FramePriority, Level,
+    LogFormat, Runtime, StoreKind,
 };
 use super::value::{Mismatch, Rule, Setting};
 
@@ -158,12 +159,22 @@ sections! {
         h2_streams_max: u32 = 128, Rule::Within(1, 10_000);
     }
 
-    /// TLS on the public listener; off while both files are "". The files are read again on SIGHUP.
+    /// TLS on the public listener; off while its files are "". They are read again on SIGHUP.
     Tls tls {
         /// Certificate chain, PEM, the server's own certificate first.
         certificate_file: Option<PathBuf> = None, Rule::Any;
-        /// Private key, PEM.
+        /// Private key, PEM, mode 0600 or 0640.
         key_file: Option<PathBuf> = None, Rule::Any;
+        /// Certificates, PEM, of those who issue the clients' certificates; "" asks clients for none. A
+        /// client's certificate admits a connection. Who scans is still told by the device token, which may
+        /// be bound to it (`cnf`).
+        client_ca_file: Option<PathBuf> = None, Rule::Any;
+        /// With client_ca_file: "required" ends a handshake without a certificate, "optional" lets it pass. One
+        /// that doesn't hold never passes.
+        client_certificates: ClientCertificates = ClientCertificates::Required, Rule::Any;
+        /// Revocation lists, PEM, of the authorities in client_ca_file; "" for none. Once there is one, a
+        /// certificate of an authority without a list, or whose list has run out, doesn't pass.
+        client_crl_file: Option<PathBuf> = None, Rule::Any;
         /// From accept to the end of the handshake: two round trips and an Ed25519 or P-256 signature,
         /// with room for a bad mobile link.
         handshake_timeout_ms: u64 = 5_000, Rule::Within(10, 600_000);

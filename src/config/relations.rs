@@ -155,6 +155,16 @@ fn pairs(config: &Config) -> Vec<Broken> {
             parties: vec![(section, key), (section, partner)],
         })
     };
+    // One way only: the second does without the first.
+    let needs = |section, set: (&'static str, bool), other: (&'static str, bool)| {
+        (set.1 && !other.1).then(|| Broken {
+            section,
+            key: other.0,
+            expected: format!("set, since {section}.{} is", set.0),
+            got: "\"\"".to_owned(),
+            parties: vec![(section, other.0), (section, set.0)],
+        })
+    };
     let (tls, admin, cql) = (&config.tls, &config.admin, &config.cql);
     [
         pair(
@@ -166,6 +176,16 @@ fn pairs(config: &Config) -> Vec<Broken> {
             "admin",
             ("tls_cert_file", admin.tls_cert_file.is_some()),
             ("tls_key_file", admin.tls_key_file.is_some()),
+        ),
+        needs(
+            "tls",
+            ("client_ca_file", tls.client_ca_file.is_some()),
+            ("certificate_file", tls.certificate_file.is_some()),
+        ),
+        needs(
+            "tls",
+            ("client_crl_file", tls.client_crl_file.is_some()),
+            ("client_ca_file", tls.client_ca_file.is_some()),
         ),
         pair("cql", ("user", cql.user.is_some()), ("password_file", cql.password_file.is_some())),
     ]

@@ -337,6 +337,16 @@ words!(
 );
 
 words!(
+    /// What becomes of a client without a certificate, where clients are asked for one.
+    ClientCertificates {
+        /// Its handshake fails.
+        Required = "required",
+        /// It is served.
+        Optional = "optional",
+    }
+);
+
+words!(
     /// Where check-ins end up.
     StoreKind {
         /// An embedded database under the data directory.

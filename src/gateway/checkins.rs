@@ -26,7 +26,7 @@ use crate::scan::{Outcome, UnixMillis};
 /// Answers one request: a single scan or a batch.
 pub(super) async fn post(core: &Core, kind: Option<Endpoint>, request: Request<Incoming>) -> Response<Bytes> {
     let (head, body) = request.into_parts();
-    let device = match authenticate(core, &head.headers).await {
+    let device = match authenticate(core, &head).await {
         Ok(device) => device,
         Err(problem) => return respond::problem(&problem),
     };

@@ -182,7 +182,7 @@ impl Spoilt for Unread {
 /// Answers one frame: a line for each code in it, in reading order.
 pub(super) async fn post(core: &Core, lane: &FrameLane, request: Request<Incoming>) -> Response<Bytes> {
     let (head, body) = request.into_parts();
-    let device = match authenticate(core, &head.headers).await {
+    let device = match authenticate(core, &head).await {
         Ok(device) => device,
         Err(problem) => return respond::problem(&problem),
     };

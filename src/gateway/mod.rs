@@ -45,7 +45,7 @@ use crate::identity::Identity;
 use crate::identity::links::{Links, LinksError, LinksSettings};
 use crate::journal::file::{Disk, Storage};
 use crate::journal::{Durable, Journal, JournalError, JournalSettings, Lane, Recovery, Ticket};
-use crate::listen::tls::{Tls, TlsError};
+use crate::listen::tls::{Clients, Tls, TlsError};
 use crate::listen::{self, ListenError, RuntimeChoice};
 use crate::observe::health::Phase;
 use crate::observe::metrics::Metrics;
@@ -429,7 +429,14 @@ pub fn open_store(config: &Config) -> Result<Store, GatewayError> {
 
 fn tls(config: &config::Tls) -> Result<Option<Tls>, TlsError> {
     match (&config.certificate_file, &config.key_file) {
-        (Some(certificates), Some(key)) => Tls::load(certificates, key).map(Some),
+        (Some(certificates), Some(key)) => {
+            let clients = config.client_ca_file.as_ref().map(|authorities| Clients {
+                authorities: authorities.clone(),
+                revocations: config.client_crl_file.clone(),
+                required: config.client_certificates == config::ClientCertificates::Required,
+            });
+            Tls::load_for(certificates, key, clients).map(Some)
+        }
         _ => Ok(None),
     }
 }
@@ -437,7 +444,12 @@ fn tls(config: &config::Tls) -> Result<Option<Tls>, TlsError> {
 fn admin_tls(admin: &config::Admin) -> Result<Option<Tls>, TlsError> {
     match (&admin.tls_cert_file, &admin.tls_key_file) {
         (Some(certificates), Some(key)) => {
-            Tls::load_asking(certificates, key, admin.tls_client_ca_file.as_deref()).map(Some)
+            let clients = admin.tls_client_ca_file.clone().map(|authorities| Clients {
+                authorities,
+                revocations: None,
+                required: true,
+            });
+            Tls::load_for(certificates, key, clients).map(Some)
         }
         _ => Ok(None),
     }

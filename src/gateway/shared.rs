@@ -318,6 +318,7 @@ fn connections(counters: &Counters) -> ConnectionsSample {
         ],
         accept_errors: read(&counters.accept_errors),
         protocol_errors: read(&counters.protocol_errors),
+        handshake_errors: read(&counters.handshake_errors),
     }
 }
 

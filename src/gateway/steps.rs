@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
+use hyper::http::request::Parts;
 
 use super::Shared;
 use super::core::Core;
@@ -17,6 +17,7 @@ use crate::authenticate::{AuthError, Device, Lookup, Role};
 use crate::deduplicate::{Admission, AdmitError, InFlight, Original, Standing};
 use crate::identity::links::Linked;
 use crate::journal::{AppendError, CommitError, Durable, Ticket};
+use crate::listen::ClientCertificate;
 use crate::observe::metrics::{AuthFailure, Cache};
 use crate::payload::{self, Claim, SignedForm};
 use crate::request::{Malformed, ScanRequest};
@@ -144,10 +145,11 @@ pub(super) async fn record_all<S: Spoilt>(
     answer
 }
 
-/// Turns the bearer token into a device: from the cache, or by checking its signature on the workers.
-pub(super) async fn authenticate(core: &Core, headers: &HeaderMap) -> Result<Arc<Device>, Problem> {
+/// Turns the bearer token into a device: from the cache, or by checking its signature on the workers; and asks
+/// whether the connection is one that the token may come over.
+pub(super) async fn authenticate(core: &Core, head: &Parts) -> Result<Arc<Device>, Problem> {
     let now = UnixMillis::now();
-    let header = headers.get(AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
+    let header = head.headers.get(AUTHORIZATION).map_or(&[][..], |value| value.as_bytes());
     let refused = |error: AuthError| {
         let no_token = matches!(error, AuthError::Missing | AuthError::Malformed { field: "authorization" });
         core.counters().auth_failure(auth_failure(error));
@@ -157,16 +159,19 @@ pub(super) async fn authenticate(core: &Core, headers: &HeaderMap) -> Result<Arc
     };
     let lookup = core.shared.authenticator.lookup(header, now);
     core.counters().cache_lookup(Cache::Device, matches!(lookup, Lookup::Known(_)));
-    match lookup {
-        Lookup::Known(device) => Ok(device),
-        Lookup::Refused(error) => Err(refused(error)),
+    let device = match lookup {
+        Lookup::Known(device) => device,
+        Lookup::Refused(error) => return Err(refused(error)),
         Lookup::Unknown(token) => {
             let token = token.to_owned();
             let shared = Arc::clone(&core.shared);
             let job = core.shared.workers.submit(move || shared.authenticator.verify(&token, now));
-            job.map_err(overloaded)?.await.map_err(overloaded)?.map_err(refused)
+            job.map_err(overloaded)?.await.map_err(overloaded)?.map_err(refused)?
         }
-    }
+    };
+    let shown = head.extensions.get::<ClientCertificate>().map(ClientCertificate::sha256);
+    device.check_certificate(shown).map_err(refused)?;
+    Ok(device)
 }
 
 const fn auth_failure(error: AuthError) -> AuthFailure {
@@ -180,6 +185,7 @@ const fn auth_failure(error: AuthError) -> AuthFailure {
         AuthError::BadSignature => AuthFailure::BadSignature,
         AuthError::Expired | AuthError::NotYetValid => AuthFailure::Expired,
         AuthError::Revoked => AuthFailure::Revoked,
+        AuthError::NoCertificate | AuthError::OtherCertificate => AuthFailure::Certificate,
     }
 }
 

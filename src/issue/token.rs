@@ -4,6 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use aws_lc_rs::signature::Ed25519KeyPair;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use coset::cwt::{ClaimsSetBuilder, Timestamp};
 use coset::{CborSerializable, CoseSign1Builder, HeaderBuilder, cbor::value::Value, iana};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -39,6 +41,15 @@ struct DeviceClaims<'a> {
     person: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     class: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cnf: Option<Confirmation>,
+}
+
+/// The certificate that a token is bound to (RFC 8705, section 3.1).
+#[derive(Serialize)]
+struct Confirmation {
+    #[serde(rename = "x5t#S256")]
+    certificate: String,
 }
 
 /// Issues a device token (a JWT) with a fresh device name, and the class of its place if it has one.
@@ -50,10 +61,26 @@ pub fn issue_device(
     ttl: Duration,
     now: UnixMillis,
 ) -> Result<String, IssueError> {
+    sign_device(data_dir, app, role, &fresh_name()?, class, None, ttl, now)
+}
+
+/// The same, good only over connections whose client certificate has this SHA-256.
+pub fn issue_device_bound(
+    data_dir: &Path,
+    app: App,
+    role: RoleRef<'_>,
+    class: Option<&str>,
+    certificate: &[u8; 32],
+    ttl: Duration,
+    now: UnixMillis,
+) -> Result<String, IssueError> {
+    sign_device(data_dir, app, role, &fresh_name()?, class, Some(certificate), ttl, now)
+}
+
+fn fresh_name() -> Result<String, IssueError> {
     let mut nonce = [0_u8; 8];
     aws_lc_rs::rand::fill(&mut nonce).map_err(|_| KeysError::Random)?;
-    let sub = format!("dev-{:016x}", u64::from_be_bytes(nonce));
-    issue_device_named(data_dir, app, role, &sub, class, ttl, now)
+    Ok(format!("dev-{:016x}", u64::from_be_bytes(nonce)))
 }
 
 /// Issues a device token for a device of this name (`sub`), with the class of its place if it has one.
@@ -66,13 +93,29 @@ pub fn issue_device_named(
     ttl: Duration,
     now: UnixMillis,
 ) -> Result<String, IssueError> {
+    sign_device(data_dir, app, role, sub, class, None, ttl, now)
+}
+
+#[allow(clippy::too_many_arguments)] // A claim each; the public ones above name what may be left out.
+fn sign_device(
+    data_dir: &Path,
+    app: App,
+    role: RoleRef<'_>,
+    sub: &str,
+    class: Option<&str>,
+    certificate: Option<&[u8; 32]>,
+    ttl: Duration,
+    now: UnixMillis,
+) -> Result<String, IssueError> {
     let (place, person) = match role {
         RoleRef::Place(place) => (Some(checked(place)?), None),
         RoleRef::Person(person) => (None, Some(checked(person)?)),
     };
     let key = device_signing_key(data_dir, app, now)?;
     let iat = now.seconds();
-    let claims = DeviceClaims { iss: app.name(), sub, iat, exp: expiry(iat, ttl)?, place, person, class };
+    let cnf = certificate.map(|sha256| Confirmation { certificate: URL_SAFE_NO_PAD.encode(sha256) });
+    let claims =
+        DeviceClaims { iss: app.name(), sub, iat, exp: expiry(iat, ttl)?, place, person, class, cnf };
     let header = Header { kid: Some(key.kid.clone()), ..Header::new(Algorithm::EdDSA) };
     let signing = IssueError::Signing { what: "device token" };
     let Ok(pkcs8) = key.pair.to_pkcs8() else { return Err(signing) };

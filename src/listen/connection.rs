@@ -21,7 +21,7 @@ use super::http::{self, Dispatch, LocalExecutor};
 use super::limits::{self, Phase, Registry, SWEEP_MS, Watch};
 use super::pool::Trim;
 use super::stream::{Socket, Stream, Wire};
-use super::tls::Tls;
+use super::tls::{self, Tls};
 use super::uring::SharedFd;
 use super::{Counters, Drain, Peer, Runtime, Service, Settings, epoll, uring};
 
@@ -258,6 +258,7 @@ async fn active<S: Service>(
     prefix: Bytes,
 ) -> Option<(Stream, Bytes)> {
     let Entry { core, watch } = entry;
+    let certificate = tls::client_certificate(&stream);
     let mut wire = Wire { prefix, stream, watch: Rc::clone(watch), ended: false };
     if let Protocol::Unknown = protocol {
         protocol = sniff(&mut wire).await?;
@@ -265,6 +266,7 @@ async fn active<S: Service>(
     let dispatch = Dispatch {
         service: Rc::clone(&core.service),
         peer,
+        certificate,
         watch: Rc::clone(watch),
         request_timeout_ms: core.seed.settings.request_timeout_ms,
         counters: Arc::clone(&core.seed.counters),

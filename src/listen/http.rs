@@ -10,17 +10,19 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
 use hyper::server::conn::{http1, http2};
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioTimer;
 
 use super::limits::{Deadline, Phase, Watch};
-use super::{Answer, Body, Counters, Peer, Service, Settings};
+use super::{Answer, Body, ClientCertificate, Counters, Peer, Service, Settings};
 
 /// hyper's view of one connection's service.
 pub(super) struct Dispatch<S> {
     pub(super) service: Rc<S>,
     pub(super) peer: Peer,
+    pub(super) certificate: Option<ClientCertificate>,
     pub(super) watch: Rc<Watch>,
     pub(super) request_timeout_ms: u64,
     pub(super) counters: Arc<Counters>,
@@ -31,8 +33,12 @@ impl<S: Service> hyper::service::Service<Request<Incoming>> for Dispatch<S> {
     type Error = RequestTimeout;
     type Future = InFlight;
 
-    fn call(&self, request: Request<Incoming>) -> InFlight {
+    fn call(&self, mut request: Request<Incoming>) -> InFlight {
         self.watch.begin_request();
+        // An allocation a request, so only where there is one.
+        if let Some(certificate) = self.certificate {
+            request.extensions_mut().insert(certificate);
+        }
         let guard = RequestGuard(Rc::clone(&self.watch));
         // An HTTP/1.1 connection has one request at a time, so the sweeper times the connection. Streams
         // of HTTP/2 are timed one by one, since one of them must not cost the others their connection.
@@ -41,8 +47,34 @@ impl<S: Service> hyper::service::Service<Request<Incoming>> for Dispatch<S> {
             limit_ms: self.request_timeout_ms,
             counters: Arc::clone(&self.counters),
         });
-        InFlight { answer: self.service.call(request, &self.peer), guard: Some(guard), time }
+        let answer = if is_ambiguous(&request) {
+            self.counters.protocol_errors.fetch_add(1, Ordering::Relaxed);
+            Box::pin(std::future::ready(bad_request())) as Answer
+        } else {
+            self.service.call(request, &self.peer)
+        };
+        InFlight { answer, guard: Some(guard), time }
     }
+}
+
+/// Whether another reader could cut this request's body elsewhere: hyper goes by the last transfer coding, a
+/// proxy may go by the first, or by all of them. One `chunked` is the only one that anybody needs, and means
+/// the same to everybody (RFC 9112, section 6.1). Asked only of bodies that come without a length.
+fn is_ambiguous(request: &Request<Incoming>) -> bool {
+    if request.version() >= Version::HTTP_2 || request.body().size_hint().exact().is_some() {
+        return false;
+    }
+    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+    let is_chunked = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    !codings.next().is_some_and(is_chunked) || codings.next().is_some()
+}
+
+/// As hyper answers what it can't parse.
+fn bad_request() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// The service didn't answer in time; resets the stream.
@@ -114,7 +146,13 @@ impl HttpBody for Tracked {
         if draining && matches!(self.body, Body::Stream(_)) {
             return Poll::Ready(None);
         }
-        Poll::Ready(ready!(Pin::new(&mut self.body).poll_frame(cx)))
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if self.body.is_end_stream() {
+            // hyper has all of it. A peer that grants it no window must not make the connection look busy: from
+            // here on it is idle, and time-limited as such.
+            self.guard = None;
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

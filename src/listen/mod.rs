@@ -38,6 +38,7 @@ use hyper::{Request, Response};
 
 pub use self::body::Body;
 pub use self::runtime::{Runtime, RuntimeChoice};
+pub use self::tls::ClientCertificate;
 use self::tls::Tls;
 
 /// What a service owes for one request.
@@ -45,7 +46,8 @@ pub type Answer = Pin<Box<dyn Future<Output = Response<Body>>>>;
 
 /// Answers requests on one core. Made on that core's thread, it may hold `Rc` and per-core lanes.
 pub trait Service: 'static {
-    /// Starts on one request. The answer is dropped unfinished when its time is up.
+    /// Starts on one request. The answer is dropped unfinished when its time is up. A client that showed a
+    /// certificate has its [`ClientCertificate`] among the request's extensions.
     fn call(&self, request: Request<Incoming>, peer: &Peer) -> Answer;
 }
 

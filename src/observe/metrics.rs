@@ -88,6 +88,8 @@ label!(
         Expired = "expired",
         /// Its device or key was revoked.
         Revoked = "revoked",
+        /// It is bound to another client certificate than the connection's.
+        Certificate = "certificate",
         /// The device may not do this.
         Forbidden = "forbidden",
     }

@@ -80,6 +80,7 @@ names! {
     CONNECTIONS_ACCEPTED: Counter "accepted" "connections", "Connections accepted";
     CONNECTIONS_REFUSED: Counter "refused" "connections", "Connections closed at once because the limit was reached";
     ACCEPT_ERRORS: Counter "accept_errors", "Times that accepting a connection failed";
+    HANDSHAKE_ERRORS: Counter "handshake_errors", "TLS handshakes that failed for another reason than time";
     PROTOCOL_ERRORS: Counter "protocol_errors", "Connections ended by an error in HTTP itself";
     CONNECTION_TIMEOUTS: Counter "connection_timeouts", "Connections closed by a time limit, by which";
 

@@ -143,6 +143,7 @@ fn connections(out: &mut Writer<'_>, connections: &ConnectionsSample) -> Result<
     out.counter(&names::CONNECTIONS_ACCEPTED, connections.accepted)?;
     out.counter(&names::CONNECTIONS_REFUSED, connections.refused)?;
     out.counter(&names::ACCEPT_ERRORS, connections.accept_errors)?;
+    out.counter(&names::HANDSHAKE_ERRORS, connections.handshake_errors)?;
     out.counter(&names::PROTOCOL_ERRORS, connections.protocol_errors)?;
     let kinds = TimeoutKind::ALL.iter().map(|kind| kind.name()).zip(connections.timeouts);
     out.counters(&names::CONNECTION_TIMEOUTS, "kind", kinds)

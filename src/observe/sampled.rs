@@ -55,6 +55,8 @@ pub struct ConnectionsSample {
     pub accept_errors: u64,
     /// Ended since start by an error in HTTP itself.
     pub protocol_errors: u64,
+    /// TLS handshakes that failed for another reason than time.
+    pub handshake_errors: u64,
 }
 
 /// The journal at one moment.

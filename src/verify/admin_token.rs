@@ -4,7 +4,7 @@
 //! `keys/admin/<name>.json`, mode 0600: name, scopes, SHA-256 of the token, when it was made and when it ends. A plain
 //! hash will do: there are 2^256 tokens to try.
 //!
-//! `keys/admin-local` holds a token itself, made anew by every start of a gateway: who may read it may read all of the
+//! `DATA/admin-token` holds a token itself, made anew by every start of a gateway: who may read it may read all of the
 //! data directory, so it lets the commands beside the gateway in.
 
 use std::fmt;
@@ -221,7 +221,7 @@ pub fn revoke(data_dir: &Path, name: &str) -> Result<(), KeysError> {
 
 /// The file of the token for commands beside a running gateway.
 pub fn local_path(data_dir: &Path) -> PathBuf {
-    keyfile::keys_dir(data_dir).join("admin-local")
+    data_dir.join("admin-token")
 }
 
 /// Makes the token for commands beside this gateway, in place of the one before, and returns its hash.

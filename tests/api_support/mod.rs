@@ -7,6 +7,10 @@
     clippy::must_use_candidate
 )]
 
+#[allow(clippy::duplicate_mod)] // Some tests use both kinds of support.
+#[path = "../support/keep.rs"]
+mod keep;
+
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -121,6 +125,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        keep::answers(&self.data(), self.admin);
         self.signals.stop();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -128,6 +133,7 @@ impl Drop for Server {
         {
             panic!("the gateway did not end well");
         }
+        keep::files(&self.data(), None);
     }
 }
 
@@ -310,6 +316,8 @@ pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
 pub fn certificate(directory: &Path) -> rustls::pki_types::CertificateDer<'static> {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     std::fs::write(directory.join("cert.pem"), made.cert.pem()).unwrap();
-    std::fs::write(directory.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let key = directory.join("key.pem");
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    std::fs::set_permissions(key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     made.cert.der().clone()
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::http::Client;
+use super::keep;
 
 /// How long a start may take, replaying a journal included; a debug build on a busy machine is slow.
 const START_S_MAX: u64 = 30;
@@ -197,6 +198,7 @@ impl Gateway {
 
     /// SIGTERM, and the exit status within the time.
     pub fn terminate(mut self, within: Duration) -> ExitStatus {
+        keep::answers(&self.site.data, self.site.admin);
         self.signal(libc::SIGTERM);
         self.wait(within)
     }
@@ -236,8 +238,12 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            keep::answers(&self.site.data, self.site.admin);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        keep::files(&self.site.data, Some(&self.site.log_path()));
         if std::thread::panicking() {
             eprintln!("--- the gateway's log\n{}", tail(&self.site.log(), 40));
         }

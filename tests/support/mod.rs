@@ -10,6 +10,7 @@ pub mod cql;
 pub mod export;
 pub mod gateway;
 pub mod http;
+pub mod keep;
 
 /// Runs a test once per runtime, each as a test of its own, so that a failure names the runtime.
 #[macro_export]

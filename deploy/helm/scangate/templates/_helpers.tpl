@@ -57,6 +57,7 @@ securityContext:
 - { name: SCANGATE_GATEWAY__DRAIN_TIMEOUT_MS, value: {{ mul .Values.drainTimeoutSeconds 1000 | quote }} }
 - { name: SCANGATE_LISTEN__ADDR, value: "{{ .Values.listenAddress }}:8080" }
 - { name: SCANGATE_LISTEN__ADMIN, value: "{{ .Values.listenAddress }}:9090" }
+- { name: SCANGATE_ADMIN__ALLOW_PLAIN, value: "{{ .Values.adminPlain }}" }
 {{- if .Values.cql.user }}
 - { name: SCANGATE_CQL__USER, value: {{ .Values.cql.user | quote }} }
 - { name: SCANGATE_CQL__PASSWORD_FILE, value: /etc/scangate-cql/password }

@@ -1,0 +1,15 @@
+// Benthos, the engine of Redpanda Connect, with its own command line and the few components that taking in
+// HTTP and writing a file need.
+package main
+
+import (
+	"context"
+
+	_ "github.com/redpanda-data/benthos/v4/public/components/io"
+	_ "github.com/redpanda-data/benthos/v4/public/components/pure"
+	"github.com/redpanda-data/benthos/v4/public/service"
+)
+
+func main() {
+	service.RunCLI(context.Background())
+}
