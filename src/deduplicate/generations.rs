@@ -136,6 +136,28 @@ impl<V: Copy> Generations<V> {
         }
     }
 
+    /// Sets the value under `key` where [`Generations::find`] will see it: in the generation of `time`, or
+    /// in a newer one that has the key, as after a clock stepped back. `value` is told where that begins.
+    pub(super) fn put(&self, key: Key, time_ms: i64, value: impl FnOnce(i64) -> V) {
+        let number = time_ms.div_euclid(self.span_ms);
+        let live = self.live.load();
+        let holds = |newer: &Generation<V>| newer.number > number && newer.map.contains_key(&key);
+        let put = |into: &Generation<V>| {
+            into.map.insert(key, value(into.number * self.span_ms));
+        };
+        match live.iter().find(|each| each.number == number || holds(each)) {
+            Some(generation) => put(generation),
+            None => put(&self.begin(number)),
+        }
+    }
+
+    /// Takes out what [`Generations::find`] sees under `key`.
+    pub(super) fn remove_found(&self, key: &Key) {
+        let live = self.live.load();
+        // Stops at the first that had it.
+        let _ = live.iter().find(|generation| generation.map.remove(key).is_some());
+    }
+
     pub(super) fn remove(&self, key: &Key, time_ms: i64) {
         let number = time_ms.div_euclid(self.span_ms);
         let live = self.live.load();

@@ -2,6 +2,7 @@
 
 use parking_lot::Mutex;
 
+use super::lost::Hidden;
 use super::{Deduplicate, Seen};
 use crate::scan::{Checkin, CheckinId};
 
@@ -73,6 +74,7 @@ type Shelf<T> = Mutex<Vec<(u64, T)>>;
 pub(super) struct Tickets<T> {
     shelves: Box<[Shelf<T>]>,
     orphans: Mutex<Vec<Orphan<T>>>,
+    pub(super) hidden: Hidden,
 }
 
 impl<T: Copy> Tickets<T> {
@@ -80,6 +82,7 @@ impl<T: Copy> Tickets<T> {
         Self {
             shelves: (0..SHELVES).map(|_| Mutex::new(Vec::new())).collect(),
             orphans: Mutex::new(Vec::new()),
+            hidden: Hidden::default(),
         }
     }
 

@@ -28,6 +28,7 @@
 
 mod generations;
 mod in_flight;
+mod lost;
 mod linked;
 
 use std::sync::OnceLock;
@@ -283,6 +284,7 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
                 None => self.forget(&orphan.checkin, orphan.previous),
             }
         }
+        self.tickets.hidden.sweep(|by| self.tickets.get(by).is_some());
     }
 
     /// Live entries over all maps. Takes every shard's lock in turn: for scrapes, not for scans.
@@ -415,7 +417,10 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
         };
         let newest = seen.into_iter().flatten().find(|seen| seen.direction == checkin.direction);
         match newest {
-            Some(newest) if newest.at > this.at => self.remember_earlier(pair, this),
+            Some(newest) if newest.at > this.at => {
+                self.remember_earlier(pair, this);
+                self.hide_behind(scan, pair, newest, this);
+            }
             superseded => {
                 if let Some(superseded) = superseded {
                     self.remember_earlier(pair, superseded);
@@ -425,14 +430,17 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
         }
     }
 
-    /// Writes the newest of each direction, `this` among them, into the generation of `received`.
+    /// Writes the newest of each direction, `this` among them, into the generation of `received`, or into
+    /// the newer one that would hide it.
     fn set_presence(&self, pair: Key, received: UnixMillis, seen: [Option<Seen>; 2], this: Seen) {
-        let base = self.presence.start_of(received.0) - self.reach_ms();
-        let mut presence = Presence::default();
-        for seen in seen.into_iter().flatten().chain([this]) {
-            *presence.at(seen.direction) = Slot::new(seen.at.0 - base, seen.auto);
-        }
-        self.presence.upsert(pair, received.0, |_| presence);
+        self.presence.put(pair, received.0, |start| {
+            let base = start - self.reach_ms();
+            let mut presence = Presence::default();
+            for seen in seen.into_iter().flatten().chain([this]) {
+                *presence.at(seen.direction) = Slot::new(seen.at.0 - base, seen.auto);
+            }
+            presence
+        });
     }
 
     fn remember_earlier(&self, pair: Key, seen: Seen) {
@@ -444,49 +452,10 @@ impl<T: Copy, P: Copy> Deduplicate<T, P> {
         });
     }
 
-    fn is_earlier(&self, pair: Key, seen: Seen) -> bool {
-        let (key, start) = self.bucket_of(pair, seen.at);
-        self.earlier.get(&key, start).is_some_and(|held| held.seen(start).contains(&Some(seen)))
-    }
-
     fn remember_client(&self, scan: &Scan, original: Original) {
         let base = self.clients.start_of(scan.received.0) - self.reach_ms();
         let entry = ClientEntry::new(base, original);
         self.clients.upsert(Key::from_bytes(scan.client.0), scan.received.0, |first| first.unwrap_or(entry));
-    }
-
-    /// Takes every trace of a scan out again, since its record was lost. `previous` is what was seen of its
-    /// person at its place when it was admitted.
-    fn forget(&self, checkin: &Checkin, previous: [Option<Seen>; 2]) {
-        let scan = &checkin.scan;
-        let pair = self.pair_key(scan.person, scan.place);
-        let _serialised = self.stripe(pair).lock();
-        self.clients.remove(&Key::from_bytes(scan.client.0), scan.received.0);
-        let lost = |seen: &Seen| seen.direction == checkin.direction && seen.at == scan.at;
-        let mut seen = self.seen_here(pair);
-        if seen.iter().flatten().any(lost) {
-            // What it superseded stands in `earlier`, unless that was lost as well in the meantime.
-            let same_direction = |seen: &Seen| seen.direction == checkin.direction;
-            let before = previous.into_iter().flatten().find(same_direction);
-            let before = before.filter(|before| self.is_earlier(pair, *before));
-            seen = seen.map(|seen| if seen.as_ref().is_some_and(lost) { before } else { seen });
-            match seen.into_iter().flatten().next() {
-                Some(any) => self.set_presence(pair, scan.received, seen, any),
-                None => self.presence.remove(&pair, scan.received.0),
-            }
-        }
-        let (key, start) = self.bucket_of(pair, scan.at);
-        if let Some(mut held) = self.earlier.get(&key, start)
-            && held.seen(start).iter().flatten().any(lost)
-        {
-            *held.at(checkin.direction) = Slot::default();
-            if held == Presence::default() {
-                self.earlier.remove(&key, start);
-            } else {
-                self.earlier.upsert(key, start, |_| held);
-            }
-        }
-        self.tickets.remove(checkin.id);
     }
 
     fn durable(&self, id: CheckinId, proof: P) {

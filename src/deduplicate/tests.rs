@@ -144,6 +144,58 @@ fn of_two_lost_scans_neither_comes_back_with_the_other() {
 }
 
 #[test]
+fn what_lost_scans_had_superseded_is_the_newest_again_in_whatever_order_they_are_lost() {
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let memory = Deduplicate::new(settings(&[60]), [3; 16]);
+        let kept = fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), &[], |_| Ok(1))).durable(());
+        let mut lost = [(2, 100_000), (3, 200_000), (4, 300_000)].map(|(client, at)| {
+            Some(fresh(memory.admit(&scan(1, client, at, DirectionRequest::In), &[], |_| Ok(client))))
+        });
+        for index in order {
+            lost[index].take().unwrap().failed();
+        }
+        let (named, _) = original(memory.admit(&scan(1, 5, 30_000, DirectionRequest::In), &[], |_| Ok(5)));
+        assert_eq!(named.id, kept.id, "{order:?}");
+        let out = fresh(memory.admit(&scan(1, 6, 400_000, DirectionRequest::Auto), &[], |_| Ok(6)));
+        assert_eq!(out.durable(()).direction, Direction::Out, "{order:?}");
+    }
+}
+
+#[test]
+fn what_came_late_behind_a_lost_scan_is_the_newest_then() {
+    let memory = Deduplicate::new(settings(&[60]), [3; 16]);
+    fresh(memory.admit(&scan(1, 1, 0, DirectionRequest::In), &[], |_| Ok(1))).durable(());
+    let lost = fresh(memory.admit(&scan(1, 2, 300_000, DirectionRequest::In), &[], |_| Ok(2)));
+    let newer = fresh(memory.admit(&scan(1, 3, 400_000, DirectionRequest::In), &[], |_| Ok(3)));
+    let late = fresh(memory.admit(&scan(1, 4, 200_000, DirectionRequest::In), &[], |_| Ok(4))).durable(());
+    memory.sweep(UnixMillis(T0), |_| None);
+    newer.failed();
+    lost.failed();
+    let (named, _) = original(memory.admit(&scan(1, 5, 210_000, DirectionRequest::In), &[], |_| Ok(5)));
+    assert_eq!(named.id, late.id);
+}
+
+/// A clock that stepped back, or a request that took longer than the next one.
+#[test]
+fn an_arrival_of_the_generation_before_is_not_hidden_by_a_later_one() {
+    let memory = Deduplicate::new(settings(&[60]), [3; 16]);
+    let generation = 172_800_000;
+    let begins = (T0 / generation + 1) * generation - T0;
+    let arriving = |client, at, received, direction| {
+        let mut scan = scan(1, client, at, direction);
+        scan.received = UnixMillis(T0 + received);
+        memory.admit(&scan, &[], |_| Ok::<_, ()>(client))
+    };
+    fresh(arriving(1, begins - 500, begins + 1, DirectionRequest::In)).durable(());
+    let before = fresh(arriving(2, begins - 400, begins - 1, DirectionRequest::Out)).durable(());
+    let (named, _) = original(arriving(3, begins + 10, begins + 20, DirectionRequest::Out));
+    assert_eq!(named.id, before.id);
+    let lost = fresh(arriving(4, begins + 100_000, begins - 1, DirectionRequest::In));
+    lost.failed();
+    fresh(arriving(5, begins + 100_100, begins + 2, DirectionRequest::In)).durable(());
+}
+
+#[test]
 fn a_duplicate_of_a_lost_scan_does_not_keep_its_name() {
     let memory = Deduplicate::new(settings(&[60]), [3; 16]);
     fresh(memory.admit(&scan(9, 9, 0, DirectionRequest::In), &[], |_| Ok(0))).durable(());

@@ -19,7 +19,8 @@ pub mod migration;
 mod signatures;
 mod reading;
 mod shared;
-mod source;
+pub mod settle;
+pub mod source;
 mod steps;
 mod stop;
 

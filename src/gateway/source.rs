@@ -11,7 +11,7 @@ use crate::store::drain::{Backlog, Source};
 
 /// How far the store has come: shared with whoever waits for it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Written(Arc<Mutex<Option<Position>>>);
+pub struct Written(Arc<Mutex<Option<Position>>>);
 
 impl Written {
     /// Whether everything below `position` is in the store.
@@ -20,7 +20,8 @@ impl Written {
     }
 }
 
-pub(super) struct JournalSource {
+/// Durable records of a journal, from the drain's position on.
+pub struct JournalSource {
     journal: Arc<Journal>,
     reader: Reader,
     segment_bytes: u64,
@@ -28,7 +29,8 @@ pub(super) struct JournalSource {
 }
 
 impl JournalSource {
-    pub(super) fn new(journal: Arc<Journal>, segment_bytes: u64, written: Written) -> Self {
+    /// Reads `journal`, whose segments take `segment_bytes`, and tells `written` how far the store has come.
+    pub fn new(journal: Arc<Journal>, segment_bytes: u64, written: Written) -> Self {
         let reader = journal.reader(Position::default());
         Self { journal, reader, segment_bytes, written }
     }

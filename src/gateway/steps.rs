@@ -11,6 +11,7 @@ use hyper::header::AUTHORIZATION;
 use hyper::http::request::Parts;
 
 use super::core::Core;
+use super::settle;
 use super::signatures::{Signatures, Unseen};
 use crate::authenticate::{AuthError, Device, Lookup, Role};
 use crate::deduplicate::{Admission, AdmitError, InFlight, Original, Standing};
@@ -387,24 +388,16 @@ fn admit<'a>(core: &'a Core, ready: &Ready) -> Admitted<'a> {
     }
 }
 
-/// Waits for the commit. A fresh scan whose commit fails is taken out of the memory again, and so the
-/// duplicates that waited for it fail with it.
+/// Waits for the commit, and says what came of it.
 async fn settle(core: &Core, admitted: Admitted<'_>) -> Verdict {
     match admitted {
         Admitted::Refused(problem) => Verdict::Refused(problem),
-        Admitted::Fresh(in_flight) => match core.lane.committed(in_flight.ticket()).await {
-            Ok(proof) => Verdict::Recorded { checkin: in_flight.durable(proof), proof },
-            Err(error) => {
-                in_flight.failed();
-                Verdict::Refused(lost_by_journal(&error))
-            }
+        Admitted::Fresh(in_flight) => match settle::fresh(&core.lane, in_flight).await {
+            Ok((checkin, proof)) => Verdict::Recorded { checkin, proof },
+            Err(error) => Verdict::Refused(lost_by_journal(&error)),
         },
         Admitted::Repeats { scan, original, standing } => {
-            let proof = match standing {
-                Standing::InFlight(ticket) => core.lane.committed(ticket).await,
-                Standing::Durable(proof) => Ok(proof),
-            };
-            match proof {
+            match settle::repeated(&core.lane, standing).await {
                 Ok(proof) => Verdict::Duplicate { scan, original, proof },
                 Err(error) => Verdict::Refused(lost_by_journal(&error)),
             }

@@ -1,4 +1,4 @@
-//! The few file operations the journal needs, behind two small traits, so that tests can put a layer
+//! The few file operations that journal and watermark need, behind two small traits, so that tests can put a layer
 //! under it that tears writes, fills up and fails at will.
 
 use std::fs::{File, OpenOptions};
@@ -20,7 +20,9 @@ pub trait Storage: Send + Sync + 'static {
     fn open(&self, path: &Path, writable: bool) -> io::Result<Arc<dyn JournalFile>>;
     /// Unlinks a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Makes creations and removals in the directory durable.
+    /// Gives a file another name in its directory, in place of whatever bears that name.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Makes creations, removals and renames in the directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 }
 
@@ -43,7 +45,7 @@ pub trait JournalFile: Send + Sync {
 }
 
 /// Writes all of `bytes` at `offset`, however short the single writes are.
-pub(super) fn write_all_at(file: &dyn JournalFile, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+pub fn write_all_at(file: &dyn JournalFile, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.write_at(bytes, offset) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -95,6 +97,10 @@ impl Storage for Disk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {

@@ -7,7 +7,7 @@
 use super::file::Storage;
 use super::record::{self, CHECKIN_RECORD_BYTES};
 use super::space::Space;
-use super::{Durable, JournalSettings, JournalStats, Position};
+use super::{Clock, Durable, JournalSettings, JournalStats, Position};
 use crate::scan::{Checkin, UnixMillis};
 use futures_util::task::AtomicWaker;
 use parking_lot::{Condvar, Mutex};
@@ -280,6 +280,7 @@ pub(super) enum Condition {
 pub(super) struct Shared {
     pub(super) settings: JournalSettings,
     pub(super) storage: Arc<dyn Storage>,
+    pub(super) clock: Clock,
     pub(super) dir: PathBuf,
     pub(super) lanes: Box<[Arc<CoreLane>]>,
     pub(super) condition: AtomicU8,

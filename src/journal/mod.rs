@@ -39,7 +39,7 @@
 //!   space" on a write or allocation is survivable: the file is first cut back to the last durable byte.
 //! - What recovery replays is durable before [`Journal::open`] returns: it writes the last batch again
 //!   and syncs, because a page that failed to sync before a crash may read back fine from memory.
-//! - A segment is deleted only below the released position, oldest first.
+//! - A segment is deleted only below the released position, oldest first, each durably before the next.
 //!
 //! One thing can't be told apart: bit rot inside the very last batch looks like a torn write. A clean
 //! stop therefore ends with a mark, which turns such rot into reported damage.
@@ -73,6 +73,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use writer::{Turn, Writer};
 
 /// Proof that a check-in is on disk, fsynced. Only this module can make one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,10 +141,20 @@ pub struct JournalStats {
     pub bytes_max_reached: bool,
 }
 
+/// The journal's own clock: how old a segment is, is asked of it.
+pub type Clock = Box<dyn Fn() -> UnixMillis + Send + Sync>;
+
+/// Who runs the writer.
+enum Driver {
+    Thread(JoinHandle<()>),
+    /// Whoever calls [`Journal::step`].
+    Hand(Box<Writer>),
+}
+
 /// The open journal. Dropping it commits what the lanes hold and stops the writer.
 pub struct Journal {
     shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    writer: Mutex<Option<Driver>>,
 }
 
 impl Journal {
@@ -164,9 +175,38 @@ impl Journal {
         settings: JournalSettings,
         on_record: &mut dyn FnMut(&Checkin),
     ) -> Result<(Self, Recovery), JournalError> {
-        let (shared, writer, recovery) = recovery::recover(storage, dir, settings, on_record)?;
+        let host = (storage, Box::new(UnixMillis::now) as Clock);
+        let (shared, writer, recovery) = recovery::recover(host, dir, settings, on_record)?;
         let writer = writer::start(writer).map_err(|source| JournalError::Thread { source })?;
-        Ok((Self { shared, writer: Mutex::new(Some(writer)) }, recovery))
+        Ok((Self { shared, writer: Mutex::new(Some(Driver::Thread(writer))) }, recovery))
+    }
+
+    /// As [`Journal::open_on`], without a thread and by another clock: the writer's work is done by
+    /// [`Journal::step`], so that a simulation decides what happens between two commits.
+    pub fn open_by_hand(
+        storage: Arc<dyn Storage>,
+        clock: Clock,
+        dir: &Path,
+        settings: JournalSettings,
+        on_record: &mut dyn FnMut(&Checkin),
+    ) -> Result<(Self, Recovery), JournalError> {
+        let (shared, writer, recovery) = recovery::recover((storage, clock), dir, settings, on_record)?;
+        Ok((Self { shared, writer: Mutex::new(Some(Driver::Hand(Box::new(writer)))) }, recovery))
+    }
+
+    /// Commits one batch, or looks whether a full disk has space again. False if there was nothing to do,
+    /// or the writer has a thread.
+    pub fn step(&self) -> bool {
+        let mut driver = self.writer.lock();
+        let Some(Driver::Hand(writer)) = driver.as_mut() else { return false };
+        match writer.turn() {
+            Turn::Committed => true,
+            Turn::Full => {
+                writer.probe();
+                true
+            }
+            Turn::Idle | Turn::Ended => false,
+        }
     }
 
     /// Hands out a core's lane; each can be held once at a time.
@@ -203,7 +243,7 @@ impl Journal {
     /// Tells the journal that everything below `position` is in the store. Segments wholly below it are
     /// deleted once they are older than the retention, or earlier where their bytes are needed.
     pub fn release(&self, position: Position) {
-        self.shared.release(position, UnixMillis::now());
+        self.shared.release(position, (self.shared.clock)());
     }
 
     /// Lets go of what is past the retention at `now`, also where nothing more comes in: ends the segment being written
@@ -231,9 +271,16 @@ impl Journal {
     pub fn close(&self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.shared.unpark_writer();
-        if let Some(writer) = self.writer.lock().take()
-            && writer.join().is_err()
-        {
+        let ended = match self.writer.lock().take() {
+            Some(Driver::Thread(writer)) => writer.join(),
+            // Told to stop, it doesn't sleep.
+            Some(Driver::Hand(writer)) => {
+                writer.run();
+                Ok(())
+            }
+            None => Ok(()),
+        };
+        if ended.is_err() {
             tracing::error!("journal writer panicked");
         }
         self.shared.progress.lock().stopped = true;

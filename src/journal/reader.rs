@@ -181,23 +181,28 @@ impl Shared {
         }
     }
 
-    /// Deletes the segments that may go. A file that can't be deleted is tried again next time.
+    /// Deletes the segments that may go, each durably before the next: a crash that kept only the later
+    /// of two removals would leave a gap. What can't be deleted is tried again next time.
     pub(super) fn reclaim(&self, now: UnixMillis) {
         let mut space = self.space.lock();
         let bytes_wanted = self.settings.bytes_max / 4 * 3;
-        let mut deleted = false;
-        while let Some((number, early)) = space.deletable(now, self.settings.retain_ms, bytes_wanted) {
+        loop {
+            if space.removal_unsynced {
+                if let Err(error) = self.sync_directory() {
+                    tracing::warn!(%error, "deleted journal segment may come back after a crash");
+                    return;
+                }
+                space.removal_unsynced = false;
+            }
+            let deletable = space.deletable(now, self.settings.retain_ms, bytes_wanted);
+            let Some((number, early)) = deletable else { return };
             let path = self.dir.join(file_name(number));
             if let Err(error) = self.storage.remove(&path) {
                 tracing::warn!(segment = number, %error, "journal segment can't be deleted");
-                break;
+                return;
             }
             tracing::info!(segment = number, early, "journal segment deleted");
             space.deleted(early);
-            deleted = true;
-        }
-        if deleted && let Err(error) = self.sync_directory() {
-            tracing::warn!(error = %error, "deleted journal segments may come back after a crash");
         }
     }
 

@@ -6,7 +6,7 @@ use super::record::{BATCH_HEADER_BYTES, CHECKIN_RECORD_BYTES, SEGMENT_HEADER_BYT
 use super::segment::{End, FIRST_SEGMENT, Scanned, file_name, number_of, scan};
 use super::space::{Segment, Space};
 use super::writer::{Active, Failure, Writer};
-use super::{Durable, JournalSettings, JournalStats, Position};
+use super::{Clock, Durable, JournalSettings, JournalStats, Position};
 use crate::scan::Checkin;
 use parking_lot::{Condvar, Mutex};
 use std::io;
@@ -130,7 +130,7 @@ pub(super) fn list(storage: &dyn Storage, dir: &Path) -> Result<Vec<u64>, Journa
 
 /// Replays the journal and prepares its writer.
 pub(super) fn recover(
-    storage: Arc<dyn Storage>,
+    (storage, clock): (Arc<dyn Storage>, Clock),
     dir: &Path,
     settings: JournalSettings,
     on_record: &mut dyn FnMut(&Checkin),
@@ -138,7 +138,7 @@ pub(super) fn recover(
     check(&settings)?;
     storage.create_dir(dir).map_err(JournalError::io("create", dir))?;
     let replayed = replay(storage.as_ref(), dir, on_record)?;
-    let shared = share(storage, dir, settings, &replayed);
+    let shared = share((storage, clock), dir, settings, &replayed);
     let mut writer = Writer::new(Arc::clone(&shared), replayed.next_segment, replayed.next_sequence);
     writer.active = replayed.active;
     ready(&mut writer)?;
@@ -261,7 +261,7 @@ fn settle_last(file: &dyn JournalFile, scanned: &Scanned) -> io::Result<()> {
 }
 
 fn share(
-    storage: Arc<dyn Storage>,
+    (storage, clock): (Arc<dyn Storage>, Clock),
     dir: &Path,
     settings: JournalSettings,
     replayed: &Replayed,
@@ -270,6 +270,7 @@ fn share(
     Arc::new(Shared {
         lanes: (0..settings.lanes).map(lane).collect(),
         storage,
+        clock,
         dir: dir.to_owned(),
         settings,
         condition: AtomicU8::new(Condition::Open as u8),

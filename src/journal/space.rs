@@ -21,6 +21,8 @@ pub(super) struct Space {
     pub(super) released: Position,
     pub(super) deleted: u64,
     pub(super) deleted_early: u64,
+    /// The directory was not synced since the last removal.
+    pub(super) removal_unsynced: bool,
 }
 
 impl Space {
@@ -51,9 +53,10 @@ impl Space {
         Some((oldest.number, young))
     }
 
-    /// Takes the oldest segment off the list: its file is gone.
+    /// Takes the oldest segment off the list: its file is gone, if not yet for good.
     pub(super) fn deleted(&mut self, early: bool) {
         self.segments.pop_front();
+        self.removal_unsynced = true;
         self.deleted += 1;
         self.deleted_early += u64::from(early);
     }

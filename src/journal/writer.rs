@@ -50,6 +50,18 @@ struct Batch {
     first_lane: usize,
 }
 
+/// What a turn of the writer came to.
+pub(super) enum Turn {
+    /// A batch was committed, or failed.
+    Committed,
+    /// The lanes are empty.
+    Idle,
+    /// There is no space: to be probed in a while.
+    Full,
+    /// Stopped or poisoned.
+    Ended,
+}
+
 /// Why nothing could be written. Space is the only thing worth waiting for.
 pub(super) enum Failure {
     DiskFull,
@@ -95,31 +107,38 @@ impl Writer {
         Self { shared, active: None, next_segment, next_sequence, batch }
     }
 
-    fn run(mut self) {
+    /// Until the journal stops or is poisoned.
+    pub(super) fn run(mut self) {
         let _guard = PoisonOnPanic(Arc::clone(&self.shared));
         loop {
-            match self.shared.condition() {
-                Condition::Open => {
-                    self.seal_old();
-                    if self.batch.take(&self.shared) {
-                        self.commit();
-                    } else if self.shared.stop.load(Ordering::SeqCst) {
-                        break;
-                    } else {
-                        self.sleep(None);
-                    }
-                }
-                Condition::DiskFull | Condition::BytesMax => {
-                    if self.shared.stop.load(Ordering::SeqCst) {
-                        break;
-                    }
+            match self.turn() {
+                Turn::Committed => {}
+                Turn::Idle => self.sleep(None),
+                Turn::Full => {
                     self.sleep(Some(Duration::from_millis(self.shared.settings.probe_ms)));
                     self.probe();
                 }
-                Condition::Poisoned | Condition::Stopped => break,
+                Turn::Ended => break,
             }
         }
         self.finish();
+    }
+
+    /// Ends a segment that is old, and commits one batch, if there is one.
+    pub(super) fn turn(&mut self) -> Turn {
+        if self.shared.condition() == Condition::Open {
+            self.seal_old();
+        }
+        let stop = || self.shared.stop.load(Ordering::SeqCst);
+        match self.shared.condition() {
+            Condition::Open if self.batch.take(&self.shared) => {
+                self.commit();
+                Turn::Committed
+            }
+            Condition::Open if !stop() => Turn::Idle,
+            Condition::DiskFull | Condition::BytesMax if !stop() => Turn::Full,
+            _ => Turn::Ended,
+        }
     }
 
     /// Commits what came in before the door closed, and marks the end of a clean run.
@@ -216,7 +235,7 @@ impl Writer {
     }
 
     /// Sees whether there is space again.
-    fn probe(&mut self) {
+    pub(super) fn probe(&mut self) {
         match self.room_for(0) {
             Ok(()) => {
                 tracing::info!("journal accepts records again");
@@ -293,7 +312,7 @@ impl Writer {
 
     fn create(&mut self) -> Result<(), Failure> {
         let JournalSettings { segment_bytes, bytes_max, .. } = self.shared.settings;
-        self.shared.reclaim(UnixMillis::now());
+        self.shared.reclaim((self.shared.clock)());
         if self.shared.space.lock().bytes() + segment_bytes > bytes_max {
             return Err(Failure::BytesMax);
         }

@@ -8,9 +8,9 @@
 //! No record is skipped: while the database is away or refuses a batch, the drain stays where it is,
 //! backs off, counts, and the journal grows to its own bound, where clients are told to come later.
 
-use std::collections::hash_map::RandomState;
+mod pace;
+
 use std::fmt;
-use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
@@ -19,13 +19,14 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::scan::{Checkin, UnixMillis};
 
-use super::watermark::{self, WatermarkError};
-use super::{FailureKind, Store};
+use super::watermark::{Watermark, WatermarkError};
+use super::{FailureKind, Store, StoreError};
+pub use pace::Pace;
+use pace::{Backoff, ThreadPace};
 
 /// Where the drain reads: the journal, or a test's list.
 pub trait Source: Send + 'static {
@@ -209,6 +210,25 @@ pub enum DrainEnd {
     Panicked,
 }
 
+/// Where the drain writes: the store, or a simulation's.
+pub trait Target: 'static {
+    /// As [`Store::write`].
+    fn write(&self, batch: &[Checkin]) -> impl Future<Output = Result<(), StoreError>>;
+
+    /// As [`Store::sync`].
+    fn sync(&self) -> impl Future<Output = Result<(), StoreError>>;
+}
+
+impl Target for Arc<Store> {
+    fn write(&self, batch: &[Checkin]) -> impl Future<Output = Result<(), StoreError>> {
+        Store::write(self, batch)
+    }
+
+    fn sync(&self) -> impl Future<Output = Result<(), StoreError>> {
+        Store::sync(self)
+    }
+}
+
 /// Starts drains.
 #[derive(Debug)]
 pub struct Drain;
@@ -216,12 +236,13 @@ pub struct Drain;
 impl Drain {
     /// Resumes at the watermark, on a thread of its own.
     pub fn start<S: Source>(
-        mut source: S,
+        source: S,
         store: Arc<Store>,
         settings: DrainSettings,
         watermark: PathBuf,
     ) -> Result<DrainHandle, DrainError> {
-        let resume = watermark::load::<S::Position>(&watermark)?;
+        let watermark = Watermark::at(watermark);
+        let resume = watermark.load::<S::Position>()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -230,15 +251,33 @@ impl Drain {
         let (stop, stopped) = watch::channel(None);
         let worker_stats = Arc::clone(&stats);
         let run = move || {
-            let stop = Stop(stopped);
-            let mut worker = Worker { store, settings, watermark, stats: worker_stats, stop, runtime };
-            worker.run(&mut source, resume)
+            let (stop, stats) = (Stop(stopped), worker_stats);
+            let worker = Worker { source, target: store, settings, watermark, stats, stop, pace: ThreadPace };
+            runtime.block_on(worker.run(resume))
         };
         let thread = thread::Builder::new()
             .name("scangate-drain".to_owned())
             .spawn(run)
             .map_err(DrainError::Thread)?;
         Ok(DrainHandle { stats, stop, thread: Some(thread) })
+    }
+
+    /// The same drain as a future that its caller polls, so that a simulation decides what happens
+    /// between two of its steps. It stops as one on a thread does, at the time put into the sender or
+    /// when that is dropped; dropping the future ends it as a crash would.
+    pub fn by_hand<S: Source, T: Target, P: Pace>(
+        source: S,
+        target: T,
+        settings: DrainSettings,
+        watermark: Watermark,
+        pace: P,
+    ) -> Result<(watch::Sender<Option<Instant>>, impl Future<Output = DrainEnd> + use<S, T, P>), DrainError>
+    {
+        let resume = watermark.load::<S::Position>()?;
+        let (stop, stopped) = watch::channel(None);
+        let (stop_at, stats) = (Stop(stopped), Arc::default());
+        let worker = Worker { source, target, settings, watermark, stats, stop: stop_at, pace };
+        Ok((stop, worker.run(resume)))
     }
 }
 
@@ -289,18 +328,18 @@ impl Stop {
         self.0.borrow().is_some()
     }
 
-    fn is_due(&self) -> bool {
-        self.0.borrow().is_some_and(|deadline| Instant::now() >= deadline)
+    fn is_due(&self, now: Instant) -> bool {
+        self.0.borrow().is_some_and(|deadline| now >= deadline)
     }
 
     /// Resolves at the deadline. A dropped handle is a deadline too.
-    async fn due(&mut self) {
+    async fn due(&mut self, pace: &impl Pace) {
         let deadline = match self.0.wait_for(Option::is_some).await {
             Ok(deadline) => *deadline,
             Err(_) => return,
         };
         if let Some(deadline) = deadline {
-            tokio::time::sleep_until(deadline.into()).await;
+            pace.pause(deadline.saturating_duration_since(pace.now())).await;
         }
     }
 }
@@ -308,13 +347,14 @@ impl Stop {
 /// The deadline came.
 struct OutOfTime;
 
-struct Worker {
-    store: Arc<Store>,
+struct Worker<S, T, P> {
+    source: S,
+    target: T,
     settings: DrainSettings,
-    watermark: PathBuf,
+    watermark: Watermark,
     stats: Arc<DrainStats>,
     stop: Stop,
-    runtime: Runtime,
+    pace: P,
 }
 
 /// What is written but not yet under the watermark.
@@ -323,97 +363,92 @@ struct Unsynced {
     since: Instant,
 }
 
-impl Worker {
-    fn run<S: Source>(&mut self, source: &mut S, resume: Option<S::Position>) -> DrainEnd {
+impl<S: Source, T: Target, P: Pace> Worker<S, T, P> {
+    async fn run(mut self, resume: Option<S::Position>) -> DrainEnd {
         tracing::info!(position = ?resume, "drain starts");
-        match self.drain(source, resume) {
+        match self.drain(resume).await {
             Ok(()) => DrainEnd::Drained,
             Err(OutOfTime) => DrainEnd::Behind,
         }
     }
 
-    fn drain<S: Source>(&mut self, source: &mut S, resume: Option<S::Position>) -> Result<(), OutOfTime> {
-        let mut position = self.seek(source, resume)?;
+    async fn drain(&mut self, resume: Option<S::Position>) -> Result<(), OutOfTime> {
+        let mut position = self.seek(resume).await?;
         let mut batch = Vec::with_capacity(self.settings.batch_records_max);
         let mut unsynced: Option<Unsynced> = None;
         loop {
-            let next = self.read(source, position, &mut batch)?;
+            let next = self.read(position, &mut batch).await?;
             self.stats.took(&batch);
-            self.write(source, position, &batch)?;
+            self.write(position, &batch).await?;
             if next != position {
-                let pending = unsynced.get_or_insert(Unsynced { records: 0, since: Instant::now() });
+                let since = self.pace.now();
+                let pending = unsynced.get_or_insert(Unsynced { records: 0, since });
                 pending.records += batch.len() as u64;
                 position = next;
             }
-            self.stats.looked(source.backlog(position));
+            self.stats.looked(self.source.backlog(position));
             let caught_up = batch.is_empty();
             let finishing = caught_up && self.stop.requested();
             if unsynced.as_ref().is_some_and(|pending| finishing || self.is_due(pending)) {
-                self.checkpoint(source, position)?;
+                self.checkpoint(position).await?;
                 unsynced = None;
             }
             if finishing {
                 return Ok(());
             }
             if caught_up {
-                source.wait(position, self.idle(unsynced.as_ref()));
+                let limit = self.idle(unsynced.as_ref());
+                self.pace.until_more(&self.source, position, limit).await;
             } else if batch.len() < self.settings.batch_records_max / 2 && !self.stop.requested() {
-                thread::sleep(Duration::from_millis(self.settings.linger_ms));
+                self.pace.pause(Duration::from_millis(self.settings.linger_ms)).await;
             }
         }
     }
 
-    fn seek<S: Source>(&mut self, source: &mut S, to: Option<S::Position>) -> Result<S::Position, OutOfTime> {
+    async fn seek(&mut self, to: Option<S::Position>) -> Result<S::Position, OutOfTime> {
         let mut backoff = self.backoff();
         loop {
-            match source.seek(to) {
+            match self.source.seek(to) {
                 Ok(position) => return Ok(position),
-                Err(error) => self.source_failed(&error, &mut backoff)?,
+                Err(error) => self.failed(FailureKind::Source, &error, &mut backoff).await?,
             }
         }
     }
 
-    fn read<S: Source>(
+    async fn read(
         &mut self,
-        source: &mut S,
         position: S::Position,
         batch: &mut Vec<Checkin>,
     ) -> Result<S::Position, OutOfTime> {
         let mut backoff = self.backoff();
         loop {
             batch.clear();
-            match source.read(batch, self.settings.batch_records_max) {
+            match self.source.read(batch, self.settings.batch_records_max) {
                 Ok(next) => return Ok(next),
-                Err(error) => self.source_failed(&error, &mut backoff)?,
+                Err(error) => self.failed(FailureKind::Source, &error, &mut backoff).await?,
             }
-            self.seek(source, Some(position))?;
+            self.seek(Some(position)).await?;
         }
     }
 
     /// Until the store has acknowledged the batch.
-    fn write<S: Source>(
-        &mut self,
-        source: &S,
-        position: S::Position,
-        batch: &[Checkin],
-    ) -> Result<(), OutOfTime> {
+    async fn write(&mut self, position: S::Position, batch: &[Checkin]) -> Result<(), OutOfTime> {
         if batch.is_empty() {
             return Ok(());
         }
         let mut backoff = self.backoff();
         loop {
-            let started = Instant::now();
-            let done = self.runtime.block_on(async {
-                tokio::select! {
-                    biased;
-                    done = self.store.write(batch) => Some(done),
-                    () = self.stop.due() => None,
-                }
-            });
+            let started = self.pace.now();
+            let done = tokio::select! {
+                biased;
+                done = self.target.write(batch) => Some(done),
+                () = self.stop.due(&self.pace) => None,
+            };
             match done {
                 None => return Err(OutOfTime),
                 Some(Ok(())) => {
-                    let took_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    let took = self.pace.now().saturating_duration_since(started);
+                    let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
                     self.stats.written.fetch_add(batch.len() as u64, Ordering::Relaxed);
                     self.stats.batches.fetch_add(1, Ordering::Relaxed);
                     self.stats.batch_us.fetch_add(took_us, Ordering::Relaxed);
@@ -423,105 +458,81 @@ impl Worker {
                     return Ok(());
                 }
                 Some(Err(error)) => {
-                    self.stats.looked(source.backlog(position));
-                    self.failed(error.kind(), &error, &mut backoff)?;
+                    self.stats.looked(self.source.backlog(position));
+                    self.failed(error.kind(), &error, &mut backoff).await?;
                 }
             }
         }
     }
 
     /// Store durable, then watermark durable, then the journal may forget.
-    fn checkpoint<S: Source>(&mut self, source: &S, position: S::Position) -> Result<(), OutOfTime> {
+    async fn checkpoint(&mut self, position: S::Position) -> Result<(), OutOfTime> {
         let mut backoff = self.backoff();
         loop {
-            match self.runtime.block_on(self.store.sync()) {
+            match self.target.sync().await {
                 Ok(()) => break,
                 Err(error) => {
-                    self.stats.stalled(source.backlog(position));
-                    self.failed(error.kind(), &error, &mut backoff)?;
+                    self.stats.stalled(self.source.backlog(position));
+                    self.failed(error.kind(), &error, &mut backoff).await?;
                 }
             }
         }
         loop {
-            match watermark::save(&self.watermark, position) {
+            match self.watermark.save(position) {
                 Ok(()) => break,
                 Err(error) => {
-                    self.stats.stalled(source.backlog(position));
-                    self.failed(FailureKind::Watermark, &error, &mut backoff)?;
+                    self.stats.stalled(self.source.backlog(position));
+                    self.failed(FailureKind::Watermark, &error, &mut backoff).await?;
                 }
             }
         }
         self.stats.failing.store(false, Ordering::Relaxed);
         self.stats.syncs.fetch_add(1, Ordering::Relaxed);
-        source.release(position);
+        self.source.release(position);
         Ok(())
     }
 
     fn is_due(&self, pending: &Unsynced) -> bool {
         pending.records >= self.settings.sync_records_max
-            || pending.since.elapsed() >= Duration::from_millis(self.settings.sync_every_ms)
+            || self.age(pending) >= Duration::from_millis(self.settings.sync_every_ms)
     }
 
     /// As long as nothing else has to be done.
     fn idle(&self, unsynced: Option<&Unsynced>) -> Duration {
         let idle = Duration::from_millis(self.settings.idle_wait_ms);
         let sync_every = Duration::from_millis(self.settings.sync_every_ms);
-        unsynced.map_or(idle, |pending| idle.min(sync_every.saturating_sub(pending.since.elapsed())))
+        unsynced.map_or(idle, |pending| idle.min(sync_every.saturating_sub(self.age(pending))))
+    }
+
+    fn age(&self, pending: &Unsynced) -> Duration {
+        self.pace.now().saturating_duration_since(pending.since)
     }
 
     fn backoff(&self) -> Backoff {
-        let (min, max) = (self.settings.backoff_min_ms, self.settings.backoff_max_ms);
-        Backoff { next_ms: min, max_ms: max.max(min) }
-    }
-
-    fn source_failed(
-        &mut self,
-        error: &(dyn std::error::Error + 'static),
-        backoff: &mut Backoff,
-    ) -> Result<(), OutOfTime> {
-        self.failed(FailureKind::Source, error, backoff)
+        Backoff::new(self.settings.backoff_min_ms, self.settings.backoff_max_ms)
     }
 
     /// Counts, logs and pauses; the pause ends early when the time is up.
-    fn failed(
+    async fn failed(
         &mut self,
         kind: FailureKind,
         error: &(dyn std::error::Error + 'static),
         backoff: &mut Backoff,
     ) -> Result<(), OutOfTime> {
         self.stats.failed(kind);
-        let pause = backoff.pause();
+        let pause = backoff.pause(self.pace.chance());
         tracing::warn!(
             kind = kind.name(),
             error = %Chain(error),
             pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
             "drain failed and tries again"
         );
-        self.runtime.block_on(async {
-            tokio::select! {
-                () = tokio::time::sleep(pause) => (),
-                () = self.stop.due() => (),
-            }
-        });
-        if self.stop.is_due() { Err(OutOfTime) } else { Ok(()) }
-    }
-}
-
-/// Doubling pauses, each between half and all of its length, so that gateways which failed together
-/// don't come back together.
-struct Backoff {
-    next_ms: u64,
-    max_ms: u64,
-}
-
-impl Backoff {
-    fn pause(&mut self) -> Duration {
-        let whole = self.next_ms;
-        self.next_ms = (whole * 2).min(self.max_ms);
-        // Every RandomState is keyed anew, which is all the chance that is needed here.
-        let chance = RandomState::new().build_hasher().finish();
-        let half = whole / 2;
-        Duration::from_millis(half + chance % (whole - half + 1))
+        tokio::select! {
+            biased;
+            () = self.pace.pause(pause) => (),
+            () = self.stop.due(&self.pace) => (),
+        }
+        if self.stop.is_due(self.pace.now()) { Err(OutOfTime) } else { Ok(()) }
     }
 }
 
@@ -537,20 +548,5 @@ impl fmt::Display for Chain<'_> {
             cause = error.source();
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn backoff_doubles_to_its_limit_and_jitters_within_half() {
-        let mut backoff = Backoff { next_ms: 50, max_ms: 300 };
-        for whole in [50, 100, 200, 300, 300] {
-            let pause = backoff.pause();
-            let bounds = Duration::from_millis(whole / 2)..=Duration::from_millis(whole);
-            assert!(bounds.contains(&pause), "{pause:?} of {whole} ms");
-        }
     }
 }

@@ -1,13 +1,14 @@
 //! A disk in memory that loses what a real one may lose: until a sync succeeds, each 512-byte sector of
 //! each write survives a crash or not, file lengths and directory entries likewise; a failed sync drops
-//! its writes for good although they still read back. Faults strike at chosen operation numbers.
+//! its writes for good although they still read back. Faults strike at chosen operation numbers, and at
+//! one of them the machine may stop: nothing after it happens.
 #![allow(dead_code, missing_docs)] // Each test binary uses its own part.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // Test helpers: a panic is the failure.
 
 use scangate::journal::file::{JournalFile, Storage};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -22,6 +23,15 @@ pub enum Fault {
     Eio,
     /// The same, with "no space".
     Enospc,
+}
+
+/// What the disk only pretends to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Lies {
+    /// Syncs of files.
+    pub sync: bool,
+    /// Syncs of directories.
+    pub sync_dir: bool,
 }
 
 /// A small seeded generator (splitmix64).
@@ -39,6 +49,11 @@ impl Random {
 
     pub fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
+    }
+
+    /// True once in `of` times.
+    pub fn once_in(&mut self, of: u64) -> bool {
+        self.below(of) == 0
     }
 }
 
@@ -91,10 +106,17 @@ struct SimFile {
 #[derive(Debug)]
 struct State {
     files: Vec<SimFile>,
-    names: BTreeMap<String, usize>,
-    durable_names: BTreeMap<String, usize>,
+    names: BTreeMap<PathBuf, usize>,
+    durable_names: BTreeMap<PathBuf, usize>,
     faults: BTreeMap<u64, Fault>,
     ops: u64,
+    /// The operation at which the machine stops.
+    stop_at: Option<u64>,
+    stopped: bool,
+    reads_to_fault: Option<u64>,
+    lies: Lies,
+    /// What was in the files that were removed, where someone asks for it.
+    removed: Option<Vec<(PathBuf, Vec<u8>)>>,
     syncs: u64,
     sync_fault: Option<(u64, Fault)>,
     capacity: usize,
@@ -108,18 +130,27 @@ pub struct SimDisk(Arc<Mutex<State>>);
 
 impl SimDisk {
     pub fn new(seed: u64, capacity: usize) -> Self {
-        Self(Arc::new(Mutex::new(State {
+        Self::of(State {
             files: Vec::new(),
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
             faults: BTreeMap::new(),
             ops: 0,
+            stop_at: None,
+            stopped: false,
+            reads_to_fault: None,
+            lies: Lies::default(),
+            removed: None,
             syncs: 0,
             sync_fault: None,
             capacity,
             random: Random(seed),
             sync_takes: Duration::ZERO,
-        })))
+        })
+    }
+
+    fn of(state: State) -> Self {
+        Self(Arc::new(Mutex::new(state)))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -137,6 +168,40 @@ impl SimDisk {
     pub fn fail_sync(&self, nth: u64, fault: Fault) {
         let mut state = self.state();
         state.sync_fault = Some((state.syncs + nth, fault));
+    }
+
+    /// The machine stops at this operation, counted from now (0: the next), before it is done. Everything
+    /// that would change anything fails from then on.
+    pub fn stop_at(&self, after: u64) {
+        let mut state = self.state();
+        state.stop_at = Some(state.ops + after);
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.state().stopped
+    }
+
+    /// The `nth` read from now (0: the next) fails.
+    pub fn fail_read(&self, nth: u64) {
+        self.state().reads_to_fault = Some(nth);
+    }
+
+    /// No faults any more.
+    pub fn heal(&self) {
+        let mut state = self.state();
+        state.faults.clear();
+        state.sync_fault = None;
+        state.reads_to_fault = None;
+        state.stop_at = None;
+    }
+
+    pub fn set_lies(&self, lies: Lies) {
+        self.state().lies = lies;
+    }
+
+    /// The files removed since the last call, with what was in them. The first call begins the list.
+    pub fn take_removed(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        self.state().removed.replace(Vec::new()).unwrap_or_default()
     }
 
     /// Every sync takes this long from now on.
@@ -158,9 +223,11 @@ impl SimDisk {
         let state = self.state();
         let mut random = Random(seed);
         let mut names = BTreeMap::new();
-        for (name, id) in state.names.iter().chain(&state.durable_names) {
-            let settled = state.names.get(name) == state.durable_names.get(name);
-            if settled || random.below(2) == 0 {
+        let known: BTreeSet<&PathBuf> = state.names.keys().chain(state.durable_names.keys()).collect();
+        for name in known {
+            let (new, old) = (state.names.get(name), state.durable_names.get(name));
+            // Either is what the directory says of the name, so a rename is seen whole or not at all.
+            if let Some(id) = if new == old || random.below(2) == 0 { new } else { old } {
                 names.insert(name.clone(), *id);
             }
         }
@@ -171,49 +238,60 @@ impl SimDisk {
             }
             file.view.clone_from(&file.durable);
         }
-        let durable_names = names.clone();
-        let (capacity, faults) = (state.capacity, BTreeMap::new());
-        Self(Arc::new(Mutex::new(State {
-            files,
-            names,
-            durable_names,
-            faults,
-            ops: 0,
-            syncs: 0,
-            sync_fault: None,
-            capacity,
-            random,
-            sync_takes: Duration::ZERO,
-        })))
+        Self::of(State { durable_names: names.clone(), names, files, random, ..state.anew() })
     }
 
     /// The disk as a new process would find it: everything written can be read.
     pub fn restarted(&self) -> Self {
         let state = self.state();
-        Self(Arc::new(Mutex::new(State {
-            files: state.files.clone(),
-            names: state.names.clone(),
-            durable_names: state.durable_names.clone(),
-            faults: BTreeMap::new(),
-            ops: 0,
-            syncs: 0,
-            sync_fault: None,
-            capacity: state.capacity,
-            random: state.random.clone(),
-            sync_takes: Duration::ZERO,
-        })))
+        let (names, durable_names) = (state.names.clone(), state.durable_names.clone());
+        Self::of(State { files: state.files.clone(), names, durable_names, ..state.anew() })
     }
 }
 
 impl State {
-    fn step(&mut self) -> Option<Fault> {
+    /// The next machine with this disk, without its files.
+    fn anew(&self) -> Self {
+        Self {
+            files: Vec::new(),
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            ops: 0,
+            stop_at: None,
+            stopped: false,
+            reads_to_fault: None,
+            lies: self.lies,
+            removed: self.removed.as_ref().map(|_| Vec::new()),
+            syncs: 0,
+            sync_fault: None,
+            capacity: self.capacity,
+            random: self.random.clone(),
+            sync_takes: Duration::ZERO,
+        }
+    }
+
+    fn step(&mut self) -> io::Result<Option<Fault>> {
+        self.stopped |= self.stop_at.is_some_and(|stop_at| stop_at <= self.ops);
+        if self.stopped {
+            return Fault::Eio.error();
+        }
         let fault = self.faults.remove(&self.ops);
         self.ops += 1;
-        fault
+        Ok(fault)
     }
 
     fn plain_step(&mut self) -> io::Result<()> {
-        self.step().filter(|fault| *fault != Fault::Short).map_or(Ok(()), Fault::error)
+        self.step()?.filter(|fault| *fault != Fault::Short).map_or(Ok(()), Fault::error)
+    }
+
+    /// Takes a name off the directory.
+    fn unlink(&mut self, path: &Path) -> io::Result<usize> {
+        let id = self.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
+        if let Some(removed) = &mut self.removed {
+            removed.push((path.to_owned(), self.files[id].view.clone()));
+        }
+        Ok(id)
     }
 
     fn used(&self) -> usize {
@@ -236,50 +314,57 @@ impl Fault {
     }
 }
 
-fn name(path: &Path) -> String {
-    path.file_name().unwrap().to_str().unwrap().to_owned()
-}
-
 impl Storage for SimDisk {
     fn create_dir(&self, _: &Path) -> io::Result<()> {
         Ok(())
     }
 
-    fn list(&self, _: &Path) -> io::Result<Vec<String>> {
-        Ok(self.state().names.keys().cloned().collect())
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let state = self.state();
+        let here = state.names.keys().filter(|path| path.parent() == Some(dir));
+        Ok(here.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect())
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn JournalFile>> {
         let mut state = self.state();
-        if let Some(fault @ (Fault::Eio | Fault::Enospc)) = state.step() {
-            return fault.error();
-        }
-        if state.names.contains_key(&name(path)) {
+        state.plain_step()?;
+        if state.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let id = state.files.len();
         state.files.push(SimFile::default());
-        state.names.insert(name(path), id);
+        state.names.insert(path.to_owned(), id);
         Ok(Arc::new(Handle { disk: self.clone(), id }))
     }
 
     fn open(&self, path: &Path, _: bool) -> io::Result<Arc<dyn JournalFile>> {
-        let id = *self.state().names.get(&name(path)).ok_or(io::ErrorKind::NotFound)?;
+        let id = *self.state().names.get(path).ok_or(io::ErrorKind::NotFound)?;
         Ok(Arc::new(Handle { disk: self.clone(), id }))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
-        if let Some(fault @ (Fault::Eio | Fault::Enospc)) = state.step() {
-            return fault.error();
-        }
-        state.names.remove(&name(path)).map(|_| ()).ok_or(io::ErrorKind::NotFound.into())
+        state.plain_step()?;
+        state.unlink(path).map(|_| ())
     }
 
-    fn sync_dir(&self, _: &Path) -> io::Result<()> {
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.plain_step()?;
-        state.durable_names = state.names.clone();
+        let id = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        state.names.insert(to.to_owned(), id);
+        Ok(())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        state.plain_step()?;
+        if !state.lies.sync_dir {
+            state.durable_names.retain(|path, _| path.parent() != Some(dir));
+            let here = state.names.iter().filter(|(path, _)| path.parent() == Some(dir));
+            state.durable_names.extend(here.map(|(path, id)| (path.clone(), *id)));
+        }
         Ok(())
     }
 }
@@ -291,7 +376,15 @@ struct Handle {
 
 impl JournalFile for Handle {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-        let state = self.disk.state();
+        let mut state = self.disk.state();
+        match &mut state.reads_to_fault {
+            Some(0) => {
+                state.reads_to_fault = None;
+                return Fault::Eio.error();
+            }
+            Some(reads) => *reads -= 1,
+            None => {}
+        }
         let view = &state.files[self.id].view;
         let from = view.len().min(usize::try_from(offset).unwrap());
         let read = bytes.len().min(view.len() - from);
@@ -302,7 +395,7 @@ impl JournalFile for Handle {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let mut state = self.disk.state();
         let offset = usize::try_from(offset).unwrap();
-        let fault = state.step();
+        let fault = state.step()?;
         let mut take = bytes.len();
         if fault.is_some() && take > 1 {
             take = usize::try_from(state.random.below(take as u64 - 1)).unwrap() + 1;
@@ -320,9 +413,7 @@ impl JournalFile for Handle {
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         let mut state = self.disk.state();
-        if let Some(fault @ (Fault::Eio | Fault::Enospc)) = state.step() {
-            return fault.error();
-        }
+        state.plain_step()?;
         let bytes = usize::try_from(bytes).unwrap();
         let growth = bytes.saturating_sub(state.files[self.id].view.len());
         if state.used() + growth > state.capacity {
@@ -334,9 +425,7 @@ impl JournalFile for Handle {
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         let mut state = self.disk.state();
-        if let Some(fault @ (Fault::Eio | Fault::Enospc)) = state.step() {
-            return fault.error();
-        }
+        state.plain_step()?;
         state.do_op(self.id, Op::SetLen(usize::try_from(bytes).unwrap()));
         Ok(())
     }
@@ -352,11 +441,14 @@ impl JournalFile for Handle {
         }
         let mut guard = self.disk.state();
         let state = &mut *guard;
-        let mut fault = state.step().filter(|fault| *fault != Fault::Short);
+        let mut fault = state.step()?.filter(|fault| *fault != Fault::Short);
         if let Some((_, chosen)) = state.sync_fault.take_if(|(nth, _)| *nth == state.syncs) {
             fault = Some(chosen);
         }
         state.syncs += 1;
+        if state.lies.sync && fault.is_none() {
+            return Ok(());
+        }
         let file = &mut state.files[self.id];
         for op in std::mem::take(&mut file.pending) {
             match fault {
