@@ -301,9 +301,10 @@ class Frame(Scenario):
 
     def run(self):
         Traffic(self.gateway, ["fresh"])
-        for _ in range(6):
-            Frames(self.gateway, self.gateway.codes.picture, 0.05)
+        senders = [Frames(self.gateway, self.gateway.codes.picture, 0) for _ in range(12)]
         self.fires(*self.must)
+        for sender in senders:
+            sender.ended.set()
 
 
 class FrameProcesses(Scenario):
