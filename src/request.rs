@@ -1,7 +1,7 @@
 //! What a device sends: one JSON document, or NDJSON, one document a line, or a frame's query. Pure: bytes
 //! in, requests out.
 //!
-//! Three readers, each where it is the fastest (`benches/request.rs` prints them on the same bytes): [`plain`] for
+//! Three readers, each where it is the fastest (`benches/request.rs` prints them on the same bytes): `plain` for
 //! objects of strings without escapes, which is what nearly every device writes; for a batch whose first line is
 //! not of that kind simd-json, which is at its best on one large document, so its lines are joined into one array
 //! and parsed at once; and serde_json for everything else: a single body with escapes, the lines of a batch that
