@@ -30,7 +30,7 @@ pub struct Leftover {
 /// A gateway runs on the directory, it has no journal, or journal or store can't be opened.
 pub fn drain_journal(config: &Config, limit: Duration) -> Result<Leftover, GatewayError> {
     let data_dir = &config.gateway.data_dir;
-    let path = data_dir.join("journal");
+    let path = super::journal_dir(data_dir);
     // Opening would make one, and call it drained.
     if !path.is_dir() {
         return Err(GatewayError::NoJournal { path });

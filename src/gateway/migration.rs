@@ -134,7 +134,7 @@ fn write_next(
 /// Writes the journal's records in their order into a journal beside it.
 fn rewrite_journal(config: &Config, next: &dyn Fn(&Checkin) -> Checkin) -> Result<u64, GatewayError> {
     let data_dir = &config.gateway.data_dir;
-    let dir = data_dir.join("journal");
+    let dir = super::journal_dir(data_dir);
     if !dir.try_exists().map_err(failed(&dir))? {
         return Ok(0);
     }

@@ -371,7 +371,7 @@ fn open_journal(
         replayed += 1;
         deduplicate.restore(checkin, now);
     };
-    let dir = config.gateway.data_dir.join("journal");
+    let dir = journal_dir(&config.gateway.data_dir);
     let (journal, recovery) = Journal::open_on(storage, &dir, journal_settings(config, lanes), &mut replay)?;
     let Recovery { records, segments, torn_bytes, durable, .. } = recovery;
     deduplicate.vouch(durable);
@@ -461,6 +461,11 @@ fn admin_auth(config: &Config) -> Result<AdminAuth, KeysError> {
     let auth = AdminAuth::load(&config.gateway.data_dir, asks)?;
     tracing::info!(asks, tokens = auth.tokens(), "admin tokens loaded");
     Ok(auth)
+}
+
+/// Where the journal of a data directory is.
+fn journal_dir(data_dir: &Path) -> std::path::PathBuf {
+    data_dir.join("journal")
 }
 
 /// Where the audit log of a data directory is.

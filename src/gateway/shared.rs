@@ -77,7 +77,6 @@ pub struct Shared {
     expired_in_minute: AtomicI64,
     drain: Arc<DrainStats>,
     history: Mutex<History>,
-    journal_dir: PathBuf,
     reload_failed: AtomicBool,
     listener: OnceLock<(Runtime, Arc<Counters>)>,
 }
@@ -161,7 +160,6 @@ impl Shared {
             expired_in_minute: AtomicI64::new(i64::MIN),
             drain,
             history: Mutex::default(),
-            journal_dir: config.gateway.data_dir.join("journal"),
             reload_failed: AtomicBool::new(false),
             listener: OnceLock::new(),
         })
@@ -264,7 +262,7 @@ impl Shared {
                 segments: journal.segments,
                 poisoned: journal.poisoned,
                 full: journal.disk_full || journal.bytes_max_reached,
-                disk: DiskSample::read(&self.journal_dir),
+                disk: DiskSample::read(&super::journal_dir(&self.data_dir)),
             },
             store: StoreSample {
                 lag_records: lag.records,
