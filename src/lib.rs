@@ -30,6 +30,7 @@ pub mod store;
 pub mod audit;
 pub mod observe;
 pub mod pages;
+pub mod services;
 pub mod gateway;
 pub mod config;
 pub mod cli;

@@ -6,6 +6,7 @@
 
 mod admin;
 mod feed;
+mod refused;
 mod rejection;
 
 use std::borrow::Cow;
@@ -24,6 +25,7 @@ use crate::scan::{Checkin, Outcome, Refusal, Scan};
 
 pub use admin::denied;
 pub use feed::{feed_state, feed_summary};
+pub use refused::{Cause, Refused, created, created_json, json, refused};
 pub use rejection::{Rejection, rejected};
 
 /// `Content-Type` of every refusal (RFC 9457).

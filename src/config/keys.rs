@@ -405,6 +405,19 @@ sections! {
         create_schema: bool = true, Rule::Any;
     }
 
+    /// What the check-ins are for: the card, declarations, tracing, the map and feedback, on a listener of their own
+    /// and with a log of their own. One gateway of a deployment has them; the others do without.
+    Services services {
+        /// Where they listen; "" for a gateway that has none. TLS as on the public listener.
+        listen: Option<SocketAddr> = None, Rule::Any;
+        /// Threads that answer. Reads that take long have threads besides.
+        cores: usize = 1, Rule::Within(1, 64);
+        /// A request's body, where nothing else is said of it: forms are a few KB.
+        body_bytes_max: usize = 65_536, Rule::Within(1_024, 16 * MIB);
+        /// How long an event is kept in the log after it is in the services' tables.
+        log_retain_s: u64 = 604_800, Rule::Within(0, 365 * DAY_S);
+    }
+
     /// Log lines on standard error. They never hold a payload, a name or a number.
     Log log {
         /// The least severe event that is logged. "info" tells of starts, stops and changes of state,

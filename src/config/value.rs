@@ -149,6 +149,21 @@ impl Setting for SocketAddr {
     }
 }
 
+impl Setting for Option<SocketAddr> {
+    fn expected(_: &Rule) -> String {
+        "an IP address and port such as \"127.0.0.1:8090\", or \"\" for none".to_owned()
+    }
+
+    fn read(value: &DeValue<'_>, _: &Rule) -> Result<Self, Mismatch> {
+        let text = value.as_str().ok_or_else(|| Mismatch::of(value))?;
+        if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(|_| Mismatch::of(value)) }
+    }
+
+    fn written(&self) -> String {
+        quoted(&self.map(|address| address.to_string()).unwrap_or_default())
+    }
+}
+
 impl Setting for PathBuf {
     fn expected(_: &Rule) -> String {
         "a path that is not empty".to_owned()

@@ -11,6 +11,7 @@ mod checkins;
 mod core;
 mod frame_problems;
 mod frames;
+mod hosting;
 mod inflate;
 mod leftover;
 mod links;
@@ -52,6 +53,7 @@ use crate::observe::health::Phase;
 use crate::observe::metrics::Metrics;
 use crate::observe::notify::ServiceManager;
 use crate::scan::{Checkin, UnixMillis};
+use crate::services::{self, Services, ServicesError};
 use crate::store::drain::{Drain, DrainEnd, DrainError, DrainHandle, DrainSettings};
 use crate::store::{Cql, CqlSettings, SchemaReport, Store, StoreError};
 use crate::verify::manage;
@@ -68,7 +70,9 @@ pub enum GatewayError {
     #[error("cannot load keys")]
     Keys(#[from] KeysError),
     /// Development keys on an address that others can reach.
-    #[error("listen.addr must be a loopback address while the keys are development keys; got {address}")]
+    #[error(
+        "listen.addr and services.listen must be loopback addresses while the keys are development keys; got {address}"
+    )]
     DevelopmentKeys {
         /// The address asked for.
         address: SocketAddr,
@@ -122,6 +126,9 @@ pub enum GatewayError {
     /// A listener can't start.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The services can't start.
+    #[error(transparent)]
+    Services(#[from] ServicesError),
     /// The certificate can't be used.
     #[error("cannot use the TLS certificate")]
     Tls(#[from] TlsError),
@@ -153,6 +160,7 @@ pub struct Gateway {
     drain: DrainHandle,
     public: listen::Handle,
     admin: listen::Handle,
+    services: Option<(Arc<Services>, listen::Handle)>,
     drain_timeout: Duration,
 }
 
@@ -174,8 +182,10 @@ impl Gateway {
             tracing::info!(key_use = ?key.key_use, "development key made");
         }
         let keys = Arc::new(KeyStore::open_with(data_dir, config.verify.rotating_skew_s)?);
-        if keys.load().is_dev() && !config.listen.addr.ip().is_loopback() {
-            return Err(GatewayError::DevelopmentKeys { address: config.listen.addr });
+        let reachable = [Some(config.listen.addr), config.services.listen];
+        let reachable = reachable.into_iter().flatten().find(|address| !address.ip().is_loopback());
+        if let Some(address) = reachable.filter(|_| keys.load().is_dev()) {
+            return Err(GatewayError::DevelopmentKeys { address });
         }
         let pepper = Pepper::load(data_dir)?;
         let identity = Arc::new(Identity::new(&pepper));
@@ -215,12 +225,14 @@ impl Gateway {
             audit,
         };
         let shared = Arc::new(Shared::new(config, parts, Arc::clone(drain.stats()))?);
+        let services = open_services(config, &shared)?;
         let (public, admin) = open_listeners(config, cores, &shared, tls.as_ref(), lanes)?;
+        let services = listen_for_services(config, services, tls.as_ref())?;
         lock.announce(Some(admin.address()), config.admin.tls_cert_file.as_deref())?;
         shared.serving(public.runtime(), public.counters());
         shared.health.enter(Phase::Serving);
         let drain_timeout = Duration::from_millis(config.gateway.drain_timeout_ms);
-        Ok(Self { manager, lock, shared, drain, public, admin, drain_timeout })
+        Ok(Self { manager, lock, shared, drain, public, admin, services, drain_timeout })
     }
 
     /// The public listener's address.
@@ -231,6 +243,11 @@ impl Gateway {
     /// The admin listener's address.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin.address()
+    }
+
+    /// The services' address, where there are any.
+    pub fn services_address(&self) -> Option<SocketAddr> {
+        self.services.as_ref().map(|(_, listener)| listener.address())
     }
 
     /// Whether its keys are good for loopback only.
@@ -257,6 +274,9 @@ impl Gateway {
         self.manager.ready();
         while !self.shared.stop.wait(Duration::from_secs(1)) {
             self.shared.housekeeping();
+            if let Some((services, _)) = &self.services {
+                services.housekeeping(UnixMillis::now());
+            }
             if self.is_sound() {
                 self.manager.alive();
             }
@@ -268,7 +288,10 @@ impl Gateway {
     /// is not: both pass.
     fn is_sound(&self) -> bool {
         let runs = self.public.is_running() && self.admin.is_running() && self.drain.is_running();
-        runs && !self.shared.health.needs_restart()
+        let serves = |(services, listener): &(Arc<Services>, listen::Handle)| {
+            services.is_sound() && listener.is_running()
+        };
+        runs && self.services.as_ref().is_none_or(serves) && !self.shared.health.needs_restart()
     }
 
     fn stop(self) -> Result<(), GatewayError> {
@@ -279,7 +302,12 @@ impl Gateway {
         // Load balancers and probes get to see it before connections are turned away.
         std::thread::sleep(self.shared.drain_notice);
         self.public.drain();
-        let panicked = self.public.join().err().unwrap_or(0);
+        let mut panicked = self.public.join().err().unwrap_or(0);
+        if let Some((services, listener)) = self.services {
+            listener.drain();
+            panicked += listener.join().err().unwrap_or(0);
+            services.close();
+        }
         if let Some(frames) = &self.shared.frames {
             frames.stop();
         }
@@ -515,6 +543,30 @@ fn open_listeners(
             Err(error.into())
         }
     }
+}
+
+/// Opens the services, if this gateway has them, and brings their tables up to their log's end.
+fn open_services(config: &Config, shared: &Arc<Shared>) -> Result<Option<Arc<Services>>, ServicesError> {
+    match config.services.listen {
+        Some(_) => Services::open(config, Arc::clone(shared) as Arc<dyn services::Host>).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn listen_for_services(
+    config: &Config,
+    services: Option<Arc<Services>>,
+    tls: Option<&Tls>,
+) -> Result<Option<(Arc<Services>, listen::Handle)>, ListenError> {
+    let (Some(services), Some(address)) = (services, config.services.listen) else { return Ok(None) };
+    let settings = listen::Settings {
+        address,
+        runtime: RuntimeChoice::Epoll,
+        cores: config.services.cores,
+        ..listen_settings(config)
+    };
+    let listener = services.listen(&settings, tls)?;
+    Ok(Some((services, listener)))
 }
 
 fn listen_settings(config: &Config) -> listen::Settings {

@@ -3,7 +3,8 @@
 use super::file::{Disk, Storage};
 use super::recovery::{JournalError, list};
 use super::segment::{End, Scanned, file_name, scan};
-use crate::scan::UnixMillis;
+use super::{Event, Record, Unreadable};
+use crate::scan::{Checkin, UnixMillis};
 use serde::{Serialize, Serializer};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -123,20 +124,56 @@ fn look(dir: &Path, inspection: &mut Inspection) -> Result<Option<JournalError>,
     Ok(None)
 }
 
+/// A record of either journal: of what kind a directory's are is nothing that a look at it has to be told.
+enum Any {
+    Checkin(Checkin),
+    Event(Event),
+}
+
+impl Record for Any {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Checkin(checkin) => checkin.bytes(),
+            Self::Event(event) => event.bytes(),
+        }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Checkin(checkin) => checkin.encode(out),
+            Self::Event(event) => event.encode(out),
+        }
+    }
+
+    fn decode(kind: u8, version: u8, body: &[u8]) -> Result<Self, Unreadable> {
+        match kind {
+            super::record::KIND_EVENT => Event::decode(kind, version, body).map(Self::Event),
+            _ => Checkin::decode(kind, version, body).map(Self::Checkin),
+        }
+    }
+
+    fn received(&self) -> UnixMillis {
+        match self {
+            Self::Checkin(checkin) => checkin.received(),
+            Self::Event(event) => event.received(),
+        }
+    }
+}
+
 /// Scans until two scans agree on where the damage is: beside a running writer, the first may have read
 /// a batch before it was whole and then met the header of the next.
 fn look_at(path: &Path, number: u64, next_sequence: Option<u64>, last: bool) -> io::Result<Scanned> {
     let file = Disk.open(path, false)?;
     let mut before = None;
     for _ in 0..LOOKS_MAX {
-        let scanned = scan(file.as_ref(), number, next_sequence, &mut |_| {})?;
+        let scanned = scan(file.as_ref(), number, next_sequence, &mut |_: &Any| {})?;
         let suspect = JournalError::of_end(&scanned, path, last).is_some();
         if !suspect || before == Some(scanned.end) {
             return Ok(scanned);
         }
         before = Some(scanned.end);
     }
-    scan(file.as_ref(), number, next_sequence, &mut |_| {})
+    scan(file.as_ref(), number, next_sequence, &mut |_: &Any| {})
 }
 
 fn damage(error: JournalError, dir: &Path) -> Damage {

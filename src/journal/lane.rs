@@ -5,14 +5,14 @@
 //! woken by it across threads once a batch, and wakes the others on its own thread.
 
 use super::file::Storage;
-use super::record::{self, CHECKIN_RECORD_BYTES};
 use super::space::Space;
-use super::{Clock, Durable, JournalSettings, JournalStats, Position};
+use super::{Clock, Durable, JournalSettings, JournalStats, Position, Record};
 use crate::scan::{Checkin, UnixMillis};
 use futures_util::task::AtomicWaker;
 use parking_lot::{Condvar, Mutex};
 use std::cell::RefCell;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
@@ -78,36 +78,43 @@ pub enum CommitError {
 }
 
 /// One core's way into the journal. It moves to the core's thread and stays there.
-pub struct Lane {
+pub struct LaneOf<R> {
     shared: Arc<Shared>,
     core: Arc<CoreLane>,
     index: u16,
     waiters: RefCell<Waiters>,
+    records: PhantomData<fn(&R)>,
 }
 
-impl Lane {
+impl<R: Record> LaneOf<R> {
     pub(super) fn take(shared: &Arc<Shared>, index: u16) -> Option<Self> {
         let core = shared.lanes.get(usize::from(index))?;
         if core.held.swap(true, Ordering::AcqRel) {
             return None;
         }
         let core = Arc::clone(core);
-        Some(Self { shared: Arc::clone(shared), core, index, waiters: RefCell::default() })
+        Some(Self {
+            shared: Arc::clone(shared),
+            core,
+            index,
+            waiters: RefCell::default(),
+            records: PhantomData,
+        })
     }
 
-    /// Hands a check-in to the writer. It is durable only once [`Lane::committed`] says so.
-    pub fn append(&self, checkin: &Checkin) -> Result<Ticket, AppendError> {
+    /// Hands a record to the writer. It is durable only once [`LaneOf::committed`] says so.
+    pub fn append(&self, record: &R) -> Result<Ticket, AppendError> {
         let seq = {
             let mut pending = self.core.pending.lock();
             // Read under the lock: the writer changes the condition first and then takes the buffer under
             // the same lock, so nothing can slip in behind a failure and wait forever.
             self.shared.accepting()?;
             let limit = self.shared.settings.lane_bytes_max;
-            if pending.bytes.len() + CHECKIN_RECORD_BYTES > limit {
+            if pending.bytes.len() + record.bytes() > limit {
                 return Err(AppendError::LaneFull { limit });
             }
-            record::encode(checkin, &mut pending.bytes);
-            pending.newest_received = pending.newest_received.max(checkin.scan.received);
+            record.encode(&mut pending.bytes);
+            pending.newest_received = pending.newest_received.max(record.received());
             let seq = pending.next_seq;
             pending.next_seq += 1;
             seq
@@ -124,11 +131,11 @@ impl Lane {
     ///
     /// A future that has been polled must be polled when woken, or dropped: it may stand for every other
     /// future of this core.
-    pub fn committed(&self, ticket: Ticket) -> Committed<'_> {
+    pub fn committed(&self, ticket: Ticket) -> Committed<'_, R> {
         Committed { lane: self, ticket, key: None }
     }
 
-    /// As [`Lane::committed`], blocking the thread.
+    /// As [`LaneOf::committed`], blocking the thread.
     pub fn committed_blocking(&self, ticket: Ticket) -> Result<Durable, CommitError> {
         self.shared.committed_blocking(ticket)
     }
@@ -166,7 +173,7 @@ impl Lane {
     }
 }
 
-impl Drop for Lane {
+impl<R> Drop for LaneOf<R> {
     fn drop(&mut self) {
         drop(self.core.representative.take());
         self.core.held.store(false, Ordering::Release);
@@ -175,13 +182,13 @@ impl Drop for Lane {
 
 /// Resolves when the fate of one record is known.
 #[must_use = "a record is durable only once this says so"]
-pub struct Committed<'a> {
-    lane: &'a Lane,
+pub struct Committed<'a, R: Record = Checkin> {
+    lane: &'a LaneOf<R>,
     ticket: Ticket,
     key: Option<usize>,
 }
 
-impl Future for Committed<'_> {
+impl<R: Record> Future for Committed<'_, R> {
     type Output = Result<Durable, CommitError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -197,7 +204,7 @@ impl Future for Committed<'_> {
     }
 }
 
-impl Committed<'_> {
+impl<R: Record> Committed<'_, R> {
     fn leave(&mut self) {
         let Some(key) = self.key.take() else { return };
         if self.lane.waiters.borrow_mut().leave(key) {
@@ -206,7 +213,7 @@ impl Committed<'_> {
     }
 }
 
-impl Drop for Committed<'_> {
+impl<R: Record> Drop for Committed<'_, R> {
     fn drop(&mut self) {
         self.leave();
     }
@@ -231,7 +238,7 @@ struct Waiter {
 impl Waiters {
     /// Puts the future on the list, or renews its waker. True if it must see to the whole list, as the
     /// core's representative.
-    fn enter(&mut self, future: &mut Committed<'_>, waker: &Waker) -> bool {
+    fn enter<R: Record>(&mut self, future: &mut Committed<'_, R>, waker: &Waker) -> bool {
         let key = if let Some(key) = future.key {
             key
         } else {

@@ -1,7 +1,7 @@
-//! Group-committed write-ahead log of check-ins. **A [`Durable`] leaves this module only after the
+//! Group-committed write-ahead log: of check-ins, and in a directory of its own of the services' events. **A [`Durable`] leaves this module only after the
 //! record's bytes were fsynced**; the answer to the client is built from it.
 //!
-//! Each core encodes its check-ins into its own [`Lane`]; one writer thread takes what all lanes hold,
+//! Each core encodes its records into its own [`Lane`]; one writer thread takes what all lanes hold,
 //! writes it as one batch, syncs once, and wakes each waiting core once. What arrives during a sync is
 //! the next batch.
 //!
@@ -22,6 +22,7 @@
 //! check-in       = kind 1, version 1 · id [16] · person [16] · place [16] · at i64 · received i64
 //!                  · client [12] · device [8] · window_s u16 · direction u8 · requested direction u8
 //!                  · app u8 · subject u8 · trust u8 · form u8      (102 bytes with its frame)
+//! event          = kind 2, version 1 · id [16] · at i64 · capability u8 · body
 //! ```
 //!
 //! # Invariants
@@ -44,6 +45,7 @@
 //! One thing can't be told apart: bit rot inside the very last batch looks like a torn write. A clean
 //! stop therefore ends with a mark, which turns such rot into reported damage.
 
+mod event;
 mod record;
 pub mod file;
 mod segment;
@@ -55,12 +57,14 @@ mod reader;
 mod inspect;
 mod position;
 
+pub use event::{EVENT_BODY_BYTES_MAX, Event};
 pub use inspect::{Damage, Inspection, SegmentReport, inspect, verify};
-pub use lane::{AppendError, CommitError, Committed, Lane, Ticket};
+pub use lane::{AppendError, CommitError, Committed, LaneOf, Ticket};
 pub use position::{InvalidPosition, Position};
-pub use reader::{ReadError, Reader};
+pub use reader::{ReadError, ReaderOf};
 pub use record::{
     BATCH_HEADER_BYTES, CHECKIN_RECORD_BYTES, FORMAT_VERSION, RECORD_BYTES_MAX, SEGMENT_HEADER_BYTES,
+    Unreadable,
 };
 pub use recovery::{JournalError, Recovery};
 
@@ -68,6 +72,7 @@ use crate::scan::{Checkin, UnixMillis};
 use file::{Disk, Storage};
 use lane::Shared;
 use parking_lot::Mutex;
+use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -75,7 +80,34 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use writer::{Turn, Writer};
 
-/// Proof that a check-in is on disk, fsynced. Only this module can make one.
+/// What a journal is a log of.
+pub trait Record: Sized {
+    /// What it takes on disk.
+    fn bytes(&self) -> usize;
+
+    /// Appends it, framed, as [`Record::bytes`] bytes.
+    fn encode(&self, out: &mut Vec<u8>);
+
+    /// Reads the rest of a record of this kind and version.
+    ///
+    /// # Errors
+    /// It is of another kind, or none.
+    fn decode(kind: u8, version: u8, body: &[u8]) -> Result<Self, Unreadable>;
+
+    /// When it arrived, which retention goes by.
+    fn received(&self) -> UnixMillis;
+}
+
+/// The journal of check-ins.
+pub type Journal = JournalOf<Checkin>;
+
+/// A core's way into the journal of check-ins.
+pub type Lane = LaneOf<Checkin>;
+
+/// Reads the journal of check-ins.
+pub type Reader = ReaderOf<Checkin>;
+
+/// Proof that a record is on disk, fsynced. Only this module can make one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Durable(());
 
@@ -152,18 +184,19 @@ enum Driver {
 }
 
 /// The open journal. Dropping it commits what the lanes hold and stops the writer.
-pub struct Journal {
+pub struct JournalOf<R> {
     shared: Arc<Shared>,
     writer: Mutex<Option<Driver>>,
+    records: PhantomData<fn() -> R>,
 }
 
-impl Journal {
+impl<R: Record> JournalOf<R> {
     /// Opens (or creates) the journal in `dir`: replays every record in order through `on_record`, cuts
     /// off a torn tail, and starts the writer.
     pub fn open(
         dir: &Path,
         settings: JournalSettings,
-        on_record: &mut dyn FnMut(&Checkin),
+        on_record: &mut dyn FnMut(&R),
     ) -> Result<(Self, Recovery), JournalError> {
         Self::open_on(Arc::new(Disk), dir, settings, on_record)
     }
@@ -173,12 +206,15 @@ impl Journal {
         storage: Arc<dyn Storage>,
         dir: &Path,
         settings: JournalSettings,
-        on_record: &mut dyn FnMut(&Checkin),
+        on_record: &mut dyn FnMut(&R),
     ) -> Result<(Self, Recovery), JournalError> {
         let host = (storage, Box::new(UnixMillis::now) as Clock);
         let (shared, writer, recovery) = recovery::recover(host, dir, settings, on_record)?;
         let writer = writer::start(writer).map_err(|source| JournalError::Thread { source })?;
-        Ok((Self { shared, writer: Mutex::new(Some(Driver::Thread(writer))) }, recovery))
+        Ok((
+            Self { shared, writer: Mutex::new(Some(Driver::Thread(writer))), records: PhantomData },
+            recovery,
+        ))
     }
 
     /// As [`Journal::open_on`], without a thread and by another clock: the writer's work is done by
@@ -188,10 +224,11 @@ impl Journal {
         clock: Clock,
         dir: &Path,
         settings: JournalSettings,
-        on_record: &mut dyn FnMut(&Checkin),
+        on_record: &mut dyn FnMut(&R),
     ) -> Result<(Self, Recovery), JournalError> {
         let (shared, writer, recovery) = recovery::recover((storage, clock), dir, settings, on_record)?;
-        Ok((Self { shared, writer: Mutex::new(Some(Driver::Hand(Box::new(writer)))) }, recovery))
+        let writer = Mutex::new(Some(Driver::Hand(Box::new(writer))));
+        Ok((Self { shared, writer, records: PhantomData }, recovery))
     }
 
     /// Commits one batch, or looks whether a full disk has space again. False if there was nothing to do,
@@ -210,8 +247,9 @@ impl Journal {
     }
 
     /// Hands out a core's lane; each can be held once at a time.
-    pub fn lane(&self, index: u16) -> Result<Lane, JournalError> {
-        Lane::take(&self.shared, index).ok_or(JournalError::Lane { index, lanes: self.shared.settings.lanes })
+    pub fn lane(&self, index: u16) -> Result<LaneOf<R>, JournalError> {
+        LaneOf::take(&self.shared, index)
+            .ok_or(JournalError::Lane { index, lanes: self.shared.settings.lanes })
     }
 
     /// Blocks until the ticket's fate is known.
@@ -236,8 +274,8 @@ impl Journal {
     }
 
     /// A reader of durable records from `from` on.
-    pub fn reader(&self, from: Position) -> Reader {
-        Reader::new(Arc::clone(&self.shared), from)
+    pub fn reader(&self, from: Position) -> ReaderOf<R> {
+        ReaderOf::new(Arc::clone(&self.shared), from)
     }
 
     /// Tells the journal that everything below `position` is in the store. Segments wholly below it are
@@ -266,7 +304,9 @@ impl Journal {
     pub fn stats(&self) -> JournalStats {
         self.shared.stats()
     }
+}
 
+impl<R> JournalOf<R> {
     /// Commits what the lanes hold, stops the writer and waits for it. Appends are refused from then on.
     pub fn close(&self) {
         self.shared.stop.store(true, Ordering::SeqCst);
@@ -288,7 +328,7 @@ impl Journal {
     }
 }
 
-impl Drop for Journal {
+impl<R> Drop for JournalOf<R> {
     fn drop(&mut self) {
         self.close();
     }

@@ -4,21 +4,23 @@ use super::file::JournalFile;
 use super::lane::Shared;
 use super::record::{self, BatchKind, Item, SEGMENT_HEADER_BYTES};
 use super::segment::{Window, file_name};
-use super::{JournalError, Position};
-use crate::scan::{Checkin, UnixMillis};
+use super::{JournalError, Position, Record};
+use crate::scan::UnixMillis;
 use std::io;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Reads records in order, never past what is durable.
-pub struct Reader {
+pub struct ReaderOf<R> {
     shared: Arc<Shared>,
     position: Position,
     open: Option<Arc<dyn JournalFile>>,
     window: Window,
     /// The durable end when the window was filled: what it holds below that is final.
     seen: Position,
+    records: PhantomData<fn() -> R>,
 }
 
 /// Why records can't be read.
@@ -52,9 +54,9 @@ pub enum ReadError {
     },
 }
 
-impl Reader {
+impl<R: Record> ReaderOf<R> {
     pub(super) fn new(shared: Arc<Shared>, from: Position) -> Self {
-        Self { shared, position: from, open: None, window: Window::new(), seen: from }
+        Self { shared, position: from, open: None, window: Window::new(), seen: from, records: PhantomData }
     }
 
     /// Where the next read begins.
@@ -70,7 +72,7 @@ impl Reader {
 
     /// Appends up to `max` durable records to `out` and returns the position behind the last of them.
     /// Nothing appended means that there is nothing yet.
-    pub fn read(&mut self, out: &mut Vec<Checkin>, max: usize) -> Result<Position, ReadError> {
+    pub fn read(&mut self, out: &mut Vec<R>, max: usize) -> Result<Position, ReadError> {
         let durable = self.shared.progress.lock().durable;
         self.settle_start(durable)?;
         if self.seen != durable {
@@ -80,8 +82,8 @@ impl Reader {
         let mut read = 0;
         while read < max && self.position < durable {
             match self.next()? {
-                Next::Checkin(checkin) => {
-                    out.push(checkin);
+                Next::Record(record) => {
+                    out.push(record);
                     read += 1;
                 }
                 Next::Header => {}
@@ -116,7 +118,7 @@ impl Reader {
         self.window.forget();
     }
 
-    fn next(&mut self) -> Result<Next, ReadError> {
+    fn next(&mut self) -> Result<Next<R>, ReadError> {
         let Position { segment, offset } = self.position;
         let file = self.file().map_err(|source| self.error(source))?;
         let bytes = match self.window.peek(file.as_ref(), offset) {
@@ -124,9 +126,9 @@ impl Reader {
             Err(source) => return Err(self.error(source)),
         };
         let reason = match record::item(bytes, segment, offset) {
-            Item::Checkin(checkin, bytes) => {
+            Item::Record(record, bytes) => {
                 self.position.offset += bytes;
-                return Ok(Next::Checkin(checkin));
+                return Ok(Next::Record(record));
             }
             Item::Batch(header) if header.kind == BatchKind::Seal => return Ok(Next::Seal),
             Item::Batch(_) => {
@@ -158,8 +160,8 @@ impl Reader {
     }
 }
 
-enum Next {
-    Checkin(Checkin),
+enum Next<R> {
+    Record(R),
     Header,
     Seal,
 }

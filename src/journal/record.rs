@@ -1,6 +1,7 @@
 //! Bytes of the three things a segment holds: its header, batch headers, and records.
 //! The layout is documented in [the module](super).
 
+use super::Record;
 use crate::scan::{
     App, Checkin, CheckinId, ClientKey, DeviceKey, Direction, DirectionRequest, Form, PlaceKey, Pseudonym,
     Scan, Subject, Trust, UnixMillis,
@@ -33,7 +34,9 @@ pub const CHECKIN_RECORD_BYTES: usize = FRAME_BYTES + CHECKIN_BYTES;
 const SEGMENT_MAGIC: [u8; 8] = *b"scgJrnl\x1a";
 pub(super) const BATCH_MAGIC: [u8; 8] = [0xb7, 0xd1, 0x5c, 0xf3, 0x9e, 0x42, 0xa8, 0x6b];
 
-const KIND_CHECKIN: u8 = 1;
+/// The first byte of each kind of record.
+pub(super) const KIND_CHECKIN: u8 = 1;
+pub(super) const KIND_EVENT: u8 = 2;
 const CHECKIN_VERSION: u8 = 1;
 
 // The first four bytes of a batch header read as a record length must be out of bounds, so that a
@@ -147,15 +150,63 @@ fn decode_segment_header(bytes: &[u8]) -> Option<(u32, u64)> {
     (magic == SEGMENT_MAGIC).then_some((version, segment))
 }
 
-/// Appends one record to `out`, which has room for [`CHECKIN_RECORD_BYTES`] as a rule.
-pub(super) fn encode(checkin: &Checkin, out: &mut Vec<u8>) {
-    let mut frame = [0; CHECKIN_RECORD_BYTES];
-    let (length, rest) = frame.split_at_mut(4);
-    let (checksum, payload) = rest.split_at_mut(4);
-    encode_payload(checkin, payload);
-    length.copy_from_slice(&CHECKIN_LENGTH.to_le_bytes());
-    checksum.copy_from_slice(&record_checksum(CHECKIN_LENGTH, payload).to_le_bytes());
-    out.extend_from_slice(&frame);
+impl Record for Checkin {
+    fn bytes(&self) -> usize {
+        CHECKIN_RECORD_BYTES
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        let mut frame = [0; CHECKIN_RECORD_BYTES];
+        let (length, rest) = frame.split_at_mut(4);
+        let (checksum, payload) = rest.split_at_mut(4);
+        encode_payload(self, payload);
+        length.copy_from_slice(&CHECKIN_LENGTH.to_le_bytes());
+        checksum.copy_from_slice(&record_checksum(CHECKIN_LENGTH, payload).to_le_bytes());
+        out.extend_from_slice(&frame);
+    }
+
+    fn decode(kind: u8, version: u8, body: &[u8]) -> Result<Self, Unreadable> {
+        match (kind, version) {
+            (KIND_CHECKIN, CHECKIN_VERSION) => decode_checkin(body).ok_or(Unreadable::Value),
+            (KIND_CHECKIN, found) => Err(Unreadable::Unsupported { what: "check-in version", found }),
+            (found, _) => Err(Unreadable::Unsupported { what: "record kind", found }),
+        }
+    }
+
+    fn received(&self) -> UnixMillis {
+        self.scan.received
+    }
+}
+
+/// Why an intact record is not one of those that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreadable {
+    /// A kind or version that this code, or this journal, does not have.
+    Unsupported {
+        /// Which of the two.
+        what: &'static str,
+        /// What stands there.
+        found: u8,
+    },
+    /// A value out of its range.
+    Value,
+}
+
+/// Appends a frame around a payload: its kind, its version and the rest. Payloads are no longer than
+/// [`RECORD_BYTES_MAX`].
+pub(super) fn frame(kind: u8, version: u8, body: &[&[u8]], out: &mut Vec<u8>) {
+    let length = body.iter().map(|part| part.len()).sum::<usize>() + 2;
+    debug_assert!(length <= RECORD_BYTES_MAX as usize);
+    let length = u32::try_from(length).unwrap_or(u32::MAX);
+    let head = [kind, version];
+    let checksum =
+        body.iter().fold(record_checksum(length, &head), |sum, part| crc32c::crc32c_append(sum, part));
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&checksum.to_le_bytes());
+    out.extend_from_slice(&head);
+    for part in body {
+        out.extend_from_slice(part);
+    }
 }
 
 #[allow(clippy::cast_possible_truncation)] // 94, asserted above to be far below the bound.
@@ -163,11 +214,11 @@ const CHECKIN_LENGTH: u32 = CHECKIN_BYTES as u32;
 
 /// What stands at one place of a segment's data.
 #[derive(Debug)]
-pub(super) enum Item {
+pub(super) enum Item<R> {
     /// A batch header, checked.
     Batch(BatchHeader),
-    /// A check-in, checked, and the bytes it takes.
-    Checkin(Checkin, u64),
+    /// A record, checked, and the bytes it takes.
+    Record(R, u64),
     /// No more data: end of file, or zeroed preallocated space.
     End,
     /// Neither: torn or damaged, the caller decides which.
@@ -178,7 +229,7 @@ pub(super) enum Item {
 
 /// Reads what stands at `offset` of `segment`; `bytes` begins there and is as long as the longest
 /// record unless the file ends sooner.
-pub(super) fn item(bytes: &[u8], segment: u64, offset: u64) -> Item {
+pub(super) fn item<R: Record>(bytes: &[u8], segment: u64, offset: u64) -> Item<R> {
     let Some(length) = bytes.first_chunk::<4>().map(|length| u32::from_le_bytes(*length)) else {
         return if bytes.iter().all(|byte| *byte == 0) { Item::End } else { Item::Bad("data cut short") };
     };
@@ -195,7 +246,7 @@ pub(super) fn item(bytes: &[u8], segment: u64, offset: u64) -> Item {
     record(bytes, length).unwrap_or(Item::Bad("record cut short"))
 }
 
-fn record(mut rest: &[u8], length: u32) -> Option<Item> {
+fn record<R: Record>(mut rest: &[u8], length: u32) -> Option<Item<R>> {
     let _length: [u8; 4] = take(&mut rest)?;
     let checksum = u32::from_le_bytes(take(&mut rest)?);
     let payload = rest.get(..length as usize)?;
@@ -204,15 +255,10 @@ fn record(mut rest: &[u8], length: u32) -> Option<Item> {
     }
     let mut rest = payload;
     let Some([kind, version]) = take(&mut rest) else { return Some(Item::Bad("record without a kind")) };
-    if kind != KIND_CHECKIN {
-        return Some(Item::Unsupported { what: "record kind", found: kind });
-    }
-    if version != CHECKIN_VERSION {
-        return Some(Item::Unsupported { what: "check-in version", found: version });
-    }
-    Some(match decode_checkin(rest) {
-        Some(checkin) => Item::Checkin(checkin, FRAME_BYTES as u64 + u64::from(length)),
-        None => Item::Bad("record holds a value out of range"),
+    Some(match R::decode(kind, version, rest) {
+        Ok(record) => Item::Record(record, FRAME_BYTES as u64 + u64::from(length)),
+        Err(Unreadable::Unsupported { what, found }) => Item::Unsupported { what, found },
+        Err(Unreadable::Value) => Item::Bad("record holds a value out of range"),
     })
 }
 
@@ -285,7 +331,7 @@ fn checked(bytes: &[u8]) -> Option<&[u8]> {
     (crc32c::crc32c(body) == u32::from_le_bytes(*checksum)).then_some(body)
 }
 
-fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+pub(super) fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (head, tail) = rest.split_first_chunk::<N>()?;
     *rest = tail;
     Some(*head)
@@ -343,10 +389,10 @@ mod tests {
         #[test]
         fn every_field_survives(checkin in any_checkin()) {
             let mut bytes = Vec::new();
-            encode(&checkin, &mut bytes);
+            checkin.encode(&mut bytes);
             prop_assert_eq!(bytes.len(), CHECKIN_RECORD_BYTES);
-            match item(&bytes, 1, 32) {
-                Item::Checkin(read, length) => {
+            match item::<Checkin>(&bytes, 1, 32) {
+                Item::Record(read, length) => {
                     prop_assert_eq!(read, checkin);
                     prop_assert_eq!(length, CHECKIN_RECORD_BYTES as u64);
                 }
@@ -361,14 +407,15 @@ mod tests {
             bit in 0..8_u8,
         ) {
             let mut bytes = Vec::new();
-            encode(&checkin, &mut bytes);
+            checkin.encode(&mut bytes);
             bytes[byte] ^= 1_u8 << bit;
-            prop_assert!(!matches!(item(&bytes, 1, 32), Item::Checkin(..) | Item::Batch(_)));
+            prop_assert!(!matches!(item::<Checkin>(&bytes, 1, 32), Item::Record(..) | Item::Batch(_)));
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = item(&bytes, 1, 32);
+            let _ = item::<Checkin>(&bytes, 1, 32);
+            let _ = item::<super::super::Event>(&bytes, 1, 32);
             let _ = check_segment_header(&bytes, 1);
         }
     }

@@ -6,8 +6,7 @@ use super::record::{BATCH_HEADER_BYTES, CHECKIN_RECORD_BYTES, SEGMENT_HEADER_BYT
 use super::segment::{End, FIRST_SEGMENT, Scanned, file_name, number_of, scan};
 use super::space::{Segment, Space};
 use super::writer::{Active, Failure, Writer};
-use super::{Clock, Durable, JournalSettings, JournalStats, Position};
-use crate::scan::Checkin;
+use super::{Clock, Durable, JournalSettings, JournalStats, Position, Record};
 use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -129,11 +128,11 @@ pub(super) fn list(storage: &dyn Storage, dir: &Path) -> Result<Vec<u64>, Journa
 }
 
 /// Replays the journal and prepares its writer.
-pub(super) fn recover(
+pub(super) fn recover<R: Record>(
     (storage, clock): (Arc<dyn Storage>, Clock),
     dir: &Path,
     settings: JournalSettings,
-    on_record: &mut dyn FnMut(&Checkin),
+    on_record: &mut dyn FnMut(&R),
 ) -> Result<(Arc<Shared>, Writer, Recovery), JournalError> {
     check(&settings)?;
     storage.create_dir(dir).map_err(JournalError::io("create", dir))?;
@@ -180,10 +179,10 @@ struct Replayed {
     end: Position,
 }
 
-fn replay(
+fn replay<R: Record>(
     storage: &dyn Storage,
     dir: &Path,
-    on_record: &mut dyn FnMut(&Checkin),
+    on_record: &mut dyn FnMut(&R),
 ) -> Result<Replayed, JournalError> {
     let numbers = list(storage, dir)?;
     let mut replayed = Replayed { next_segment: FIRST_SEGMENT, ..Replayed::default() };

@@ -1,11 +1,12 @@
 //! One segment file: its name, and the scan that recovery and inspection share.
 
+use super::Record;
 use super::file::JournalFile;
 use super::record::{
     self, BATCH_HEADER_BYTES, BATCH_HEADER_LEN, BATCH_MAGIC, BadSegmentHeader, BatchHeader, BatchKind,
     FRAME_BYTES, Item, RECORD_BYTES_MAX, SEGMENT_HEADER_BYTES,
 };
-use crate::scan::{Checkin, UnixMillis};
+use crate::scan::UnixMillis;
 use std::io;
 
 /// First number given to a segment; 0 is left to mean "before the first".
@@ -115,14 +116,14 @@ pub(super) struct Scanned {
     pub(super) how: End,
 }
 
-/// Scans one segment, handing each intact check-in on in order.
+/// Scans one segment, handing each intact record on in order.
 ///
 /// `next_sequence` is the sequence number that the first batch must carry, where it is known.
-pub(super) fn scan(
+pub(super) fn scan<R: Record>(
     file: &dyn JournalFile,
     number: u64,
     next_sequence: Option<u64>,
-    on_record: &mut dyn FnMut(&Checkin),
+    on_record: &mut dyn FnMut(&R),
 ) -> io::Result<Scanned> {
     let mut window = Window::new();
     let mut scanned = Scanned {
@@ -168,24 +169,24 @@ enum Stopped {
     Unsupported(&'static str, u32),
 }
 
-fn scan_items(
+fn scan_items<R: Record>(
     file: &dyn JournalFile,
     number: u64,
     window: &mut Window,
     scanned: &mut Scanned,
-    on_record: &mut dyn FnMut(&Checkin),
+    on_record: &mut dyn FnMut(&R),
 ) -> io::Result<Stopped> {
     loop {
         let at = scanned.end;
         match record::item(window.peek(file, at)?, number, at) {
-            Item::Checkin(_, _) if scanned.batches == 0 => {
+            Item::Record(_, _) if scanned.batches == 0 => {
                 return Ok(Stopped::Bad("record outside a batch"));
             }
-            Item::Checkin(checkin, bytes) => {
-                on_record(&checkin);
+            Item::Record(record, bytes) => {
+                on_record(&record);
                 scanned.records += 1;
-                scanned.oldest_received = scanned.oldest_received.min(checkin.scan.received);
-                scanned.newest_received = scanned.newest_received.max(checkin.scan.received);
+                scanned.oldest_received = scanned.oldest_received.min(record.received());
+                scanned.newest_received = scanned.newest_received.max(record.received());
                 scanned.end += bytes;
             }
             Item::Batch(header) => {

@@ -42,11 +42,18 @@ pub enum AdminScope {
     Operate,
     /// The links between a person's identifiers.
     Links,
+    /// The services' own matters: places, rules, the queue of feedback.
+    Services,
+    /// Asking for a trace, and reading the one that was asked for.
+    Trace,
+    /// Approving a trace that somebody else has asked for.
+    Approve,
 }
 
 impl AdminScope {
     /// Every scope.
-    pub const ALL: &[Self] = &[Self::Read, Self::Export, Self::Operate, Self::Links];
+    pub const ALL: &[Self] =
+        &[Self::Read, Self::Export, Self::Operate, Self::Links, Self::Services, Self::Trace, Self::Approve];
 
     /// Its name, on the command line and in the file.
     pub const fn name(self) -> &'static str {
@@ -55,6 +62,9 @@ impl AdminScope {
             Self::Export => "export",
             Self::Operate => "operate",
             Self::Links => "links",
+            Self::Services => "services",
+            Self::Trace => "trace",
+            Self::Approve => "approve",
         }
     }
 

@@ -1,0 +1,234 @@
+//! What all capabilities have in common: events of a kind, and tables that those events make.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
+use hyper::Response;
+use serde::Serialize;
+
+use super::Host;
+use crate::config::Config;
+use crate::journal::Event;
+use crate::respond::{self, Refused};
+
+/// Whose an event is. The number stands in the log and never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// The four national registers and their feeds.
+    Registers = 1,
+    /// Vaccinations and tests.
+    Health = 2,
+    /// The rules of the card.
+    Card = 3,
+    /// Health and movement declarations.
+    Declarations = 4,
+    /// Contact tracing.
+    Tracing = 5,
+    /// The risk map.
+    RiskMap = 6,
+    /// Feedback.
+    Feedback = 7,
+    /// The directory of places.
+    Places = 8,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: &[Self] = &[
+        Self::Registers,
+        Self::Health,
+        Self::Card,
+        Self::Declarations,
+        Self::Tracing,
+        Self::RiskMap,
+        Self::Feedback,
+        Self::Places,
+    ];
+
+    /// The number in the log.
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The kind with this number.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.code() == code)
+    }
+}
+
+/// What an event did, for whoever waits for it: JSON for the answer's body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// It is done, and something new is there.
+    Created(Vec<u8>),
+    /// It is done, or was before.
+    Done(Vec<u8>),
+    /// The tables, as all events before left them, don't allow it.
+    Refused(Refused),
+}
+
+impl Effect {
+    /// Something new, described.
+    pub fn created(body: &impl Serialize) -> Self {
+        Self::Created(to_json(body))
+    }
+
+    /// Done, described.
+    pub fn done(body: &impl Serialize) -> Self {
+        Self::Done(to_json(body))
+    }
+}
+
+impl From<Effect> for Response<Bytes> {
+    fn from(effect: Effect) -> Self {
+        match effect {
+            Effect::Created(body) => respond::created_json(body),
+            Effect::Done(body) => respond::ok(respond::JSON, body),
+            Effect::Refused(refused) => respond::refused(&refused),
+        }
+    }
+}
+
+fn to_json(body: &impl Serialize) -> Vec<u8> {
+    // Structs of strings and numbers always serialize.
+    let mut json = serde_json::to_vec(body).unwrap_or_default();
+    json.push(b'\n');
+    json
+}
+
+/// One of the services.
+pub trait Capability: Send + Sync {
+    /// Whose events it applies.
+    fn kind(&self) -> Kind;
+
+    /// Does what an event says: puts what it changes into `batch`, which is committed together with the place in the
+    /// log. Deterministic, by the event and the tables alone: the time is the event's, and nothing outside is asked.
+    ///
+    /// # Errors
+    /// The tables can't be read. An event that means nothing is no error but [`Effect::Refused`].
+    fn apply(&self, event: &Event, batch: &mut OwnedWriteBatch) -> Result<Effect, StateError>;
+
+    /// An event's changes are in the tables: for what is held in memory beside them.
+    fn applied(&self, _event: &Event) {}
+
+    /// Fills what is held in memory from the tables, before anybody can ask.
+    ///
+    /// # Errors
+    /// The tables can't be read.
+    fn load(&self) -> Result<(), StateError> {
+        Ok(())
+    }
+}
+
+/// One of each capability.
+pub struct Capabilities {}
+
+impl Capabilities {
+    /// Opens the tables of each.
+    ///
+    /// # Errors
+    /// Tables can't be opened.
+    pub fn open(_state: &State, _config: &Config, _host: &Arc<dyn Host>) -> Result<Self, StateError> {
+        Ok(Self {})
+    }
+
+    /// Each of them, for the log.
+    pub fn all(&self) -> Vec<Arc<dyn Capability>> {
+        vec![]
+    }
+
+    /// Fills what each holds in memory.
+    ///
+    /// # Errors
+    /// Tables can't be read.
+    pub fn load(&self) -> Result<(), StateError> {
+        self.all().iter().try_for_each(|capability| capability.load())
+    }
+}
+
+/// Why the tables can't be used. Nothing in it quotes what is stored.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// The directory can't be opened.
+    #[error("can't open the services' tables in {}", path.display())]
+    Open {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: fjall::Error,
+    },
+    /// Reading or writing failed. A failed write lasts until the next start.
+    #[error("the services' files failed")]
+    Disk(#[from] fjall::Error),
+    /// Something stored has an unknown shape.
+    #[error("an entry of {table} is damaged")]
+    Damaged {
+        /// The table.
+        table: &'static str,
+    },
+    /// A file besides the tables failed.
+    #[error("can't use {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// The tables of all capabilities: one LSM tree (fjall) each, one write-ahead log, so that whatever is written in one
+/// batch is there after a crash wholly or not at all.
+#[derive(Clone)]
+pub struct State {
+    db: Database,
+}
+
+const CACHE_BYTES: u64 = 64 << 20;
+const WAL_BYTES_MAX: u64 = 256 << 20;
+const MEMTABLE_BYTES: u64 = 16 << 20;
+
+impl State {
+    /// Opens or creates the tables in `dir`.
+    ///
+    /// # Errors
+    /// The directory can't be opened.
+    pub fn open(dir: &Path) -> Result<Self, StateError> {
+        let open = || {
+            Database::builder(dir)
+                .cache_size(CACHE_BYTES)
+                .max_journaling_size(WAL_BYTES_MAX)
+                .worker_threads(1)
+                .open()
+        };
+        match open() {
+            Ok(db) => Ok(Self { db }),
+            Err(source) => Err(StateError::Open { path: dir.to_owned(), source }),
+        }
+    }
+
+    /// Opens or creates a table. The number at the end of its name is its format's: a new layout takes the next one.
+    ///
+    /// # Errors
+    /// It can't be opened.
+    pub fn table(&self, name: &str) -> Result<Keyspace, StateError> {
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+        Ok(self.db.keyspace(name, options)?)
+    }
+
+    /// A batch of changes, all or none.
+    pub fn batch(&self) -> OwnedWriteBatch {
+        self.db.batch()
+    }
+
+    /// Fsyncs everything written.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn persist(&self) -> Result<(), StateError> {
+        Ok(self.db.persist(PersistMode::SyncAll)?)
+    }
+}
