@@ -22,7 +22,9 @@ impl Service for Listener {
         let peer = *peer;
         Box::pin(async move {
             let is_head = request.method() == Method::HEAD;
+            let path = request.uri().path().to_owned();
             let response = answer(&services, request, peer).await.map(Body::from);
+            services.counters.count(&path, response.status().as_u16());
             if is_head { response.map(|_| Body::empty()) } else { response }
         })
     }
