@@ -10,6 +10,7 @@ use super::Services;
 use super::ask::Ask;
 use crate::listen::body::{self, BodyError};
 use crate::listen::{Answer, Body, Peer, Service};
+use crate::openapi;
 use crate::respond::{self, Cause, Refused, Rejection};
 use crate::scan::UnixMillis;
 
@@ -64,6 +65,9 @@ async fn route(_services: &Services, ask: &Ask) -> Result<Response<Bytes>, Refus
     match (ask.method(), ask.head.uri.path()) {
         (&Method::GET | &Method::HEAD, "/healthz") => {
             Ok(respond::ok(respond::JSON, "{\"status\":\"alive\"}\n"))
+        }
+        (&Method::GET | &Method::HEAD, "/openapi.json") => {
+            Ok(respond::published(respond::JSON, openapi::document()))
         }
         _ => Err(Refused::new(Cause::NotFound, "there is nothing under this path")),
     }
