@@ -9,9 +9,11 @@ use hyper::Response;
 use serde::Serialize;
 
 use super::Host;
+use super::tracing::Tracing;
 use crate::config::Config;
 use crate::journal::Event;
 use crate::respond::{self, Refused};
+use crate::scan::UnixMillis;
 
 /// Whose an event is. The number stands in the log and never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -114,6 +116,15 @@ pub trait Capability: Send + Sync {
     /// An event's changes are in the tables: for what is held in memory beside them.
     fn applied(&self, _event: &Event) {}
 
+    /// An event that is due by the time alone, such as that of letting go of what is past its retention; asked once a
+    /// minute.
+    ///
+    /// # Errors
+    /// The tables can't be read.
+    fn due(&self, _now: UnixMillis) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(None)
+    }
+
     /// Fills what is held in memory from the tables, before anybody can ask.
     ///
     /// # Errors
@@ -124,20 +135,23 @@ pub trait Capability: Send + Sync {
 }
 
 /// One of each capability.
-pub struct Capabilities {}
+pub struct Capabilities {
+    /// Contact tracing.
+    pub tracing: Arc<Tracing>,
+}
 
 impl Capabilities {
     /// Opens the tables of each.
     ///
     /// # Errors
     /// Tables can't be opened.
-    pub fn open(_state: &State, _config: &Config, _host: &Arc<dyn Host>) -> Result<Self, StateError> {
-        Ok(Self {})
+    pub fn open(state: &State, config: &Config, _host: &Arc<dyn Host>) -> Result<Self, StateError> {
+        Ok(Self { tracing: Arc::new(Tracing::open(state, &config.tracing)?) })
     }
 
     /// Each of them, for the log.
     pub fn all(&self) -> Vec<Arc<dyn Capability>> {
-        vec![]
+        vec![Arc::clone(&self.tracing) as _]
     }
 
     /// Fills what each holds in memory.

@@ -8,6 +8,7 @@ use hyper::{Method, Request, Response};
 
 use super::Services;
 use super::ask::Ask;
+use super::tracing;
 use crate::listen::body::{self, BodyError};
 use crate::listen::{Answer, Body, Peer, Service};
 use crate::openapi;
@@ -61,7 +62,10 @@ fn bytes_max(services: &Services, _path: &str) -> usize {
 }
 
 /// The capability that a path belongs to, by its first part behind `/v1/`.
-async fn route(_services: &Services, ask: &Ask) -> Result<Response<Bytes>, Refused> {
+async fn route(services: &Services, ask: &Ask) -> Result<Response<Bytes>, Refused> {
+    if let Some("cases" | "notifications") = ask.path().first().copied() {
+        return tracing::answer(services, ask).await;
+    }
     match (ask.method(), ask.head.uri.path()) {
         (&Method::GET | &Method::HEAD, "/healthz") => {
             Ok(respond::ok(respond::JSON, "{\"status\":\"alive\"}\n"))
