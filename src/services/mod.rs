@@ -21,6 +21,8 @@
 pub mod ask;
 pub mod capability;
 pub mod log;
+pub mod places;
+pub mod health;
 mod listener;
 
 use std::path::Path;
