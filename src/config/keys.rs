@@ -418,6 +418,12 @@ sections! {
         log_retain_s: u64 = 604_800, Rule::Within(0, 365 * DAY_S);
     }
 
+    /// The directory of places.
+    Places places {
+        /// Places in it, all of them in memory: some 250 bytes each.
+        max: usize = 1_000_000, Rule::Within(1, 10_000_000);
+    }
+
     /// Contact tracing: what is assumed of entries and exits that are missing, and what officers may ask for.
     Tracing tracing {
         /// How long a stay lasts whose exit, or entry, nobody scanned: a meal, a class or a clinic's morning.

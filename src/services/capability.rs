@@ -9,6 +9,8 @@ use hyper::Response;
 use serde::Serialize;
 
 use super::Host;
+use super::health::Health;
+use super::places::Places;
 use super::tracing::Tracing;
 use crate::config::Config;
 use crate::journal::Event;
@@ -136,6 +138,10 @@ pub trait Capability: Send + Sync {
 
 /// One of each capability.
 pub struct Capabilities {
+    /// The directory of places.
+    pub places: Arc<Places>,
+    /// Vaccinations, tests and recoveries.
+    pub health: Arc<Health>,
     /// Contact tracing.
     pub tracing: Arc<Tracing>,
 }
@@ -145,13 +151,17 @@ impl Capabilities {
     ///
     /// # Errors
     /// Tables can't be opened.
-    pub fn open(state: &State, config: &Config, _host: &Arc<dyn Host>) -> Result<Self, StateError> {
-        Ok(Self { tracing: Arc::new(Tracing::open(state, &config.tracing)?) })
+    pub fn open(state: &State, config: &Config, host: &Arc<dyn Host>) -> Result<Self, StateError> {
+        Ok(Self {
+            places: Arc::new(Places::open(state, config.places.max)?),
+            health: Arc::new(Health::open(state, host)?),
+            tracing: Arc::new(Tracing::open(state, &config.tracing)?),
+        })
     }
 
     /// Each of them, for the log.
     pub fn all(&self) -> Vec<Arc<dyn Capability>> {
-        vec![Arc::clone(&self.tracing) as _]
+        vec![Arc::clone(&self.places) as _, Arc::clone(&self.health) as _, Arc::clone(&self.tracing) as _]
     }
 
     /// Fills what each holds in memory.

@@ -6,9 +6,8 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 
-use super::Services;
 use super::ask::Ask;
-use super::tracing;
+use super::{Services, places, tracing};
 use crate::listen::body::{self, BodyError};
 use crate::listen::{Answer, Body, Peer, Service};
 use crate::openapi;
@@ -57,22 +56,27 @@ async fn answer(services: &Services, request: Request<Incoming>, peer: Peer) -> 
 }
 
 /// How long a body may be, by what it is for.
-fn bytes_max(services: &Services, _path: &str) -> usize {
-    services.body_bytes_max
+fn bytes_max(services: &Services, path: &str) -> usize {
+    match path {
+        "/v1/places" => services.body_bytes_max.max(places::http::BODY_BYTES_MAX),
+        _ => services.body_bytes_max,
+    }
 }
 
 /// The capability that a path belongs to, by its first part behind `/v1/`.
 async fn route(services: &Services, ask: &Ask) -> Result<Response<Bytes>, Refused> {
-    if let Some("cases" | "notifications") = ask.path().first().copied() {
-        return tracing::answer(services, ask).await;
-    }
     match (ask.method(), ask.head.uri.path()) {
         (&Method::GET | &Method::HEAD, "/healthz") => {
-            Ok(respond::ok(respond::JSON, "{\"status\":\"alive\"}\n"))
+            return Ok(respond::ok(respond::JSON, "{\"status\":\"alive\"}\n"));
         }
         (&Method::GET | &Method::HEAD, "/openapi.json") => {
-            Ok(respond::published(respond::JSON, openapi::document()))
+            return Ok(respond::published(respond::JSON, openapi::document()));
         }
+        _ => {}
+    }
+    match ask.path().first() {
+        Some(&"places") => places::http::answer(services, ask).await,
+        Some(&("cases" | "notifications")) => tracing::answer(services, ask).await,
         _ => Err(Refused::new(Cause::NotFound, "there is nothing under this path")),
     }
 }

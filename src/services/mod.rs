@@ -22,6 +22,8 @@ pub mod ask;
 pub mod capability;
 pub mod log;
 mod counters;
+pub mod health;
+pub mod places;
 mod listener;
 pub mod tracing;
 
