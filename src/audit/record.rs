@@ -55,6 +55,10 @@ names!(
         Pepper = "pepper",
         /// A segment of this log went, its retention over.
         Expire = "expire",
+        /// Feedback was read: the queue, one piece, its photo.
+        Feedback = "feedback",
+        /// Feedback was exported.
+        FeedbackExport = "feedback_export",
     }
 );
 

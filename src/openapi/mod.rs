@@ -3,6 +3,7 @@
 //! Every status that an operation can answer with is listed, so that a tester can take an unlisted one for
 //! a fault.
 
+pub mod feedback;
 mod links;
 mod trace;
 mod types;
@@ -52,7 +53,8 @@ pub fn document() -> &'static str {
     tags(
         (name = "checkins", description = "For devices"),
         (name = "health", description = "For load balancers"),
-        (name = "admin", description = "For operators, on the admin listener only: the public one answers 404")
+        (name = "admin", description = "For operators, on the admin listener only: the public one answers 404"),
+        (name = "services", description = "What the check-ins are for, on the services' listener only")
     )
 )]
 struct Types;
@@ -90,8 +92,9 @@ fn describe() -> utoipa::openapi::OpenApi {
         let basic = admin(HttpAuthScheme::Basic, "The same token as the password of its name");
         components.add_security_scheme(ADMIN_TOKEN, SecurityScheme::Http(bearer));
         components.add_security_scheme(ADMIN_BASIC, SecurityScheme::Http(basic));
+        feedback::add_to(components);
     }
-    document.paths = PathsBuilder::new()
+    let paths = PathsBuilder::new()
         .path("/v1/checkins", item(HttpMethod::Post, checkins()))
         .path("/v1/frames", item(HttpMethod::Post, frames()))
         .path(
@@ -116,8 +119,8 @@ fn describe() -> utoipa::openapi::OpenApi {
         .path("/v1/reload", admin(HttpMethod::Post, reload()))
         .path("/v1/export", admin(HttpMethod::Get, export()))
         .path("/v1/trace", traces())
-        .path("/v1/links", feed())
-        .build();
+        .path("/v1/links", feed());
+    document.paths = feedback::paths(paths).build();
     document
 }
 

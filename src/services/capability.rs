@@ -9,6 +9,7 @@ use hyper::Response;
 use serde::Serialize;
 
 use super::Host;
+use super::feedback::Feedback;
 use crate::config::Config;
 use crate::journal::Event;
 use crate::respond::{self, Refused};
@@ -124,20 +125,23 @@ pub trait Capability: Send + Sync {
 }
 
 /// One of each capability.
-pub struct Capabilities {}
+pub struct Capabilities {
+    /// Feedback.
+    pub feedback: Arc<Feedback>,
+}
 
 impl Capabilities {
     /// Opens the tables of each.
     ///
     /// # Errors
     /// Tables can't be opened.
-    pub fn open(_state: &State, _config: &Config, _host: &Arc<dyn Host>) -> Result<Self, StateError> {
-        Ok(Self {})
+    pub fn open(state: &State, config: &Config, _host: &Arc<dyn Host>) -> Result<Self, StateError> {
+        Ok(Self { feedback: Feedback::open(state, config)? })
     }
 
     /// Each of them, for the log.
     pub fn all(&self) -> Vec<Arc<dyn Capability>> {
-        vec![]
+        vec![Arc::clone(&self.feedback) as Arc<dyn Capability>]
     }
 
     /// Fills what each holds in memory.

@@ -21,6 +21,7 @@
 pub mod ask;
 pub mod capability;
 pub mod log;
+pub mod feedback;
 mod counters;
 mod listener;
 
@@ -131,6 +132,7 @@ impl Services {
     pub fn housekeeping(&self, now: UnixMillis) {
         let minute = now.0.div_euclid(60_000);
         if self.expired_in_minute.swap(minute, Ordering::Relaxed) != minute {
+            self.capabilities.feedback.expire(&self.log, now);
             self.log.expire(now);
         }
     }
