@@ -3,6 +3,7 @@
 //! Every status that an operation can answer with is listed, so that a tester can take an unlisted one for
 //! a fault.
 
+pub mod feedback;
 mod links;
 mod trace;
 mod tracing;
@@ -98,6 +99,7 @@ fn describe() -> utoipa::openapi::OpenApi {
         let basic = admin(HttpAuthScheme::Basic, "The same token as the password of its name");
         components.add_security_scheme(ADMIN_TOKEN, SecurityScheme::Http(bearer));
         components.add_security_scheme(ADMIN_BASIC, SecurityScheme::Http(basic));
+        feedback::add_to(components);
     }
     let paths = PathsBuilder::new()
         .path("/v1/checkins", item(HttpMethod::Post, checkins()))
@@ -125,8 +127,8 @@ fn describe() -> utoipa::openapi::OpenApi {
         .path("/v1/export", admin(HttpMethod::Get, export()))
         .path("/v1/trace", traces())
         .path("/v1/links", feed());
-    document.paths =
-        tracing::paths().into_iter().fold(paths, |paths, (path, item)| paths.path(path, item)).build();
+    let paths = tracing::paths().into_iter().fold(paths, |paths, (path, item)| paths.path(path, item));
+    document.paths = feedback::paths(paths).build();
     document
 }
 

@@ -9,6 +9,7 @@ use hyper::Response;
 use serde::Serialize;
 
 use super::Host;
+use super::feedback::Feedback;
 use super::health::Health;
 use super::places::Places;
 use super::tracing::Tracing;
@@ -144,6 +145,8 @@ pub struct Capabilities {
     pub health: Arc<Health>,
     /// Contact tracing.
     pub tracing: Arc<Tracing>,
+    /// Feedback.
+    pub feedback: Arc<Feedback>,
 }
 
 impl Capabilities {
@@ -155,13 +158,19 @@ impl Capabilities {
         Ok(Self {
             places: Arc::new(Places::open(state, config.places.max)?),
             health: Arc::new(Health::open(state, host)?),
+            feedback: Feedback::open(state, config)?,
             tracing: Arc::new(Tracing::open(state, &config.tracing)?),
         })
     }
 
     /// Each of them, for the log.
     pub fn all(&self) -> Vec<Arc<dyn Capability>> {
-        vec![Arc::clone(&self.places) as _, Arc::clone(&self.health) as _, Arc::clone(&self.tracing) as _]
+        vec![
+            Arc::clone(&self.places) as _,
+            Arc::clone(&self.health) as _,
+            Arc::clone(&self.tracing) as _,
+            Arc::clone(&self.feedback) as _,
+        ]
     }
 
     /// Fills what each holds in memory.
