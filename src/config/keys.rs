@@ -436,6 +436,12 @@ sections! {
         retention_days: u32 = 365, Rule::Within(1, 3_650);
     }
 
+    /// The directory of places.
+    Places places {
+        /// Places in it, all of them in memory: some 250 bytes each.
+        max: usize = 1_000_000, Rule::Within(1, 10_000_000);
+    }
+
     /// Log lines on standard error. They never hold a payload, a name or a number.
     Log log {
         /// The least severe event that is logged. "info" tells of starts, stops and changes of state,

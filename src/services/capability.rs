@@ -10,6 +10,8 @@ use serde::Serialize;
 
 use super::Host;
 use super::feedback::Feedback;
+use super::health::Health;
+use super::places::Places;
 use crate::config::Config;
 use crate::journal::Event;
 use crate::respond::{self, Refused};
@@ -126,6 +128,10 @@ pub trait Capability: Send + Sync {
 
 /// One of each capability.
 pub struct Capabilities {
+    /// The directory of places.
+    pub places: Arc<Places>,
+    /// Vaccinations, tests and recoveries.
+    pub health: Arc<Health>,
     /// Feedback.
     pub feedback: Arc<Feedback>,
 }
@@ -135,13 +141,17 @@ impl Capabilities {
     ///
     /// # Errors
     /// Tables can't be opened.
-    pub fn open(state: &State, config: &Config, _host: &Arc<dyn Host>) -> Result<Self, StateError> {
-        Ok(Self { feedback: Feedback::open(state, config)? })
+    pub fn open(state: &State, config: &Config, host: &Arc<dyn Host>) -> Result<Self, StateError> {
+        Ok(Self {
+            places: Arc::new(Places::open(state, config.places.max)?),
+            health: Arc::new(Health::open(state, host)?),
+            feedback: Feedback::open(state, config)?,
+        })
     }
 
     /// Each of them, for the log.
     pub fn all(&self) -> Vec<Arc<dyn Capability>> {
-        vec![Arc::clone(&self.feedback) as Arc<dyn Capability>]
+        vec![Arc::clone(&self.places) as _, Arc::clone(&self.health) as _, Arc::clone(&self.feedback) as _]
     }
 
     /// Fills what each holds in memory.

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 
-use super::Services;
 use super::ask::Ask;
-use super::feedback;
+use super::{Services, feedback, places};
 use crate::listen::body::{self, BodyError};
 use crate::listen::{Answer, Body, Peer, Service};
+use crate::openapi;
 use crate::pages;
 use crate::respond::{self, Cause, Refused, Rejection};
 use crate::scan::UnixMillis;
@@ -57,11 +57,13 @@ async fn answer(services: &Services, request: Request<Incoming>, peer: Peer) -> 
 
 /// How long a body may be, by what it is for, and what that bound is called.
 fn bytes_max(services: &Services, path: &str) -> (usize, &'static str) {
+    let usual = (services.body_bytes_max, "services.body_bytes_max");
     match path {
+        "/v1/places" => (services.body_bytes_max.max(places::http::BODY_BYTES_MAX), usual.1),
         "/v1/feedback/photos" => {
             (services.capabilities.feedback.photo_bytes_max(), "feedback.photo_bytes_max")
         }
-        _ => (services.body_bytes_max, "services.body_bytes_max"),
+        _ => usual,
     }
 }
 
@@ -69,16 +71,18 @@ fn bytes_max(services: &Services, path: &str) -> (usize, &'static str) {
 async fn route(services: &Services, ask: &Ask) -> Result<Response<Bytes>, Refused> {
     let path = ask.head.uri.path();
     let reads = matches!(*ask.method(), Method::GET | Method::HEAD);
-    if path == "/healthz" && reads {
-        return Ok(respond::ok(respond::JSON, "{\"status\":\"alive\"}\n"));
+    match path {
+        "/healthz" if reads => return Ok(respond::ok(respond::JSON, "{\"status\":\"alive\"}\n")),
+        "/openapi.json" if reads => return Ok(respond::published(respond::JSON, openapi::document())),
+        _ => {}
     }
     match pages::services(path) {
         Some(file) if reads => return Ok(file.answer(ask.headers())),
         Some(_) => return Ok(respond::rejected(Rejection::MethodNotAllowed("GET, HEAD"))),
         None => {}
     }
-    let first = path.strip_prefix("/v1/").and_then(|path| path.split('/').next());
-    match first {
+    match path.strip_prefix("/v1/").and_then(|path| path.split('/').next()) {
+        Some("places") => places::http::answer(services, ask).await,
         Some("feedback") => feedback::answer(services, ask).await,
         _ => Err(Refused::new(Cause::NotFound, "there is nothing under this path")),
     }

@@ -23,6 +23,8 @@ pub mod capability;
 pub mod log;
 pub mod feedback;
 mod counters;
+pub mod health;
+pub mod places;
 mod listener;
 
 use std::path::Path;
