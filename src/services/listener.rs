@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 
 use super::ask::Ask;
-use super::{Services, feedback, places};
+use super::{Services, feedback, places, tracing};
 use crate::listen::body::{self, BodyError};
 use crate::listen::{Answer, Body, Peer, Service};
 use crate::openapi;
@@ -84,6 +84,7 @@ async fn route(services: &Services, ask: &Ask) -> Result<Response<Bytes>, Refuse
     match path.strip_prefix("/v1/").and_then(|path| path.split('/').next()) {
         Some("places") => places::http::answer(services, ask).await,
         Some("feedback") => feedback::answer(services, ask).await,
+        Some("cases" | "notifications") => tracing::answer(services, ask).await,
         _ => Err(Refused::new(Cause::NotFound, "there is nothing under this path")),
     }
 }
