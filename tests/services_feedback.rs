@@ -279,7 +279,7 @@ fn one_sender_can_send_so_much_and_a_signature_is_a_sender_of_its_own() {
 
     let person = world.gateway.site.person_device("001093029317");
     let signed =
-        |id: &str| world.ask("POST", "/v1/feedback", Some(&person), Some(&piece(id, "Số 001090123456 sai")));
+        |id: &str| world.ask("POST", "/v1/feedback", Some(&person), Some(&piece(id, "Mã số 1234567890 sai")));
     assert_eq!(signed("a").status, 201);
     assert_eq!(problem(&signed("b"), 429, "rate_limited")["bound"], "feedback.person_per_h");
     let place = world.gateway.site.place_device("hn-0001");
@@ -296,7 +296,7 @@ fn one_sender_can_send_so_much_and_a_signature_is_a_sender_of_its_own() {
         world.officer("GET", &format!("/v1/feedback/{}", text(&queue["items"][1], "id")), None).json();
     assert_eq!(text(&whole, "sender").len(), 32);
     // Who signs says whose number it is.
-    assert_eq!(text(&whole, "text"), "Số 001090123456 sai");
+    assert_eq!(text(&whole, "text"), "Mã số 1234567890 sai");
 }
 
 #[test]

@@ -143,10 +143,10 @@ pub struct Capabilities {
     pub places: Arc<Places>,
     /// Vaccinations, tests and recoveries.
     pub health: Arc<Health>,
-    /// Contact tracing.
-    pub tracing: Arc<Tracing>,
     /// Feedback.
     pub feedback: Arc<Feedback>,
+    /// Contact tracing.
+    pub tracing: Arc<Tracing>,
 }
 
 impl Capabilities {
@@ -168,8 +168,8 @@ impl Capabilities {
         vec![
             Arc::clone(&self.places) as _,
             Arc::clone(&self.health) as _,
-            Arc::clone(&self.tracing) as _,
             Arc::clone(&self.feedback) as _,
+            Arc::clone(&self.tracing) as _,
         ]
     }
 

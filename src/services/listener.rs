@@ -57,14 +57,13 @@ async fn answer(services: &Services, request: Request<Incoming>, peer: Peer) -> 
 
 /// How long a body may be, by what it is for, and what that bound is called.
 fn bytes_max(services: &Services, path: &str) -> (usize, &'static str) {
+    let usual = (services.body_bytes_max, "services.body_bytes_max");
     match path {
+        "/v1/places" => (services.body_bytes_max.max(places::http::BODY_BYTES_MAX), usual.1),
         "/v1/feedback/photos" => {
             (services.capabilities.feedback.photo_bytes_max(), "feedback.photo_bytes_max")
         }
-        "/v1/places" => {
-            (services.body_bytes_max.max(places::http::BODY_BYTES_MAX), "services.body_bytes_max")
-        }
-        _ => (services.body_bytes_max, "services.body_bytes_max"),
+        _ => usual,
     }
 }
 
