@@ -21,9 +21,9 @@
 pub mod ask;
 pub mod capability;
 pub mod log;
-pub mod places;
-pub mod health;
 mod counters;
+pub mod health;
+pub mod places;
 mod listener;
 
 use std::path::Path;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::{Method, Response};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::fact::{Known, Source};
 use super::presented::presented;
 use super::{Health, Past, Report};
 use crate::audit::{Action, Entry, Outcome, Purpose};
 use crate::issue::REFERENCE_BYTES_MAX;
+use crate::openapi::{HealthCode, HealthRead};
 use crate::payload::{self, Claim, SignedForm};
 use crate::respond::{self, Cause, Refused};
 use crate::scan::{Pseudonym, Refusal, UnixMillis};
@@ -20,21 +21,6 @@ use crate::services::capability::StateError;
 use crate::services::{Host, Services};
 use crate::verify::admin_token::AdminScope;
 use crate::verify::{self, ResolvedSubject, hex, unhex};
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Code {
-    qr: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Read {
-    person: String,
-    purpose: String,
-    #[serde(default)]
-    history: bool,
-}
 
 /// What is known of a person.
 #[derive(Serialize)]
@@ -81,7 +67,7 @@ async fn own(services: &Services, ask: &Ask) -> Result<Response<Bytes>, Refused>
 async fn present(services: &Services, ask: &Ask) -> Result<Response<Bytes>, Refused> {
     let person = ask.person(services.host.as_ref())?;
     let [] = ask.query([])?;
-    let Code { qr } = ask.json()?;
+    let HealthCode { qr } = ask.json()?;
     let (host, now) = (Arc::clone(&services.host), ask.now);
     let report = blocking(move || report(host.as_ref(), &qr, person, now)).await?;
     Ok(Health::record(&services.log, report, ask.now).await?.into())
@@ -117,7 +103,7 @@ fn report(host: &dyn Host, qr: &str, person: Pseudonym, now: UnixMillis) -> Resu
 async fn read(services: &Services, ask: &Ask) -> Result<Response<Bytes>, Refused> {
     let caller = ask.officer(services.host.as_ref(), AdminScope::Services)?;
     let [] = ask.query([])?;
-    let Read { person, purpose, history } = ask.json()?;
+    let HealthRead { person, purpose, history } = ask.json()?;
     let invalid = |field: &'static str, detail: String| Refused::new(Cause::Invalid, detail).field(field);
     let purpose = Purpose::parse(&purpose).map_err(|error| invalid("/purpose", error.to_string()))?;
     if !(1..=REFERENCE_BYTES_MAX).contains(&person.trim().len()) {
