@@ -7,6 +7,7 @@ mod api_support;
 mod health_support;
 #[path = "support/services.rs"]
 mod site;
+mod support;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -371,6 +372,69 @@ fn look(directory: &Path, each: &mut impl FnMut(&Path, &[u8])) {
             each(&path, &std::fs::read(&path).unwrap());
         }
     }
+}
+
+/// SIGKILL keeps the page cache: this shows that what is answered was written, not that it was synced.
+#[test]
+fn what_was_acknowledged_is_there_after_a_kill() {
+    const CODES: usize = 400;
+    let issuer = Issuer::lasting();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let site = support::gateway::Site::new().set("services.listen", &port.to_string());
+    health_support::write(&site.data, "hc1/vn.pem", &issuer.pem);
+    let gateway = site.start();
+    let uvci = |number: usize| format!("01:VN:{number:04}#K");
+    let feed = std::fs::read_to_string(site.data.join("keys/feed-token")).unwrap();
+    // Sixteen codes a citizen is as many as may be linked.
+    let person = |number: usize| format!("0010930{:05}", number / 16);
+    let links: String = (0..CODES)
+        .map(|number| json!({"citizen": person(number), "certificate": uvci(number)}).to_string() + "\n")
+        .collect();
+    let authorization = format!("Bearer {}", feed.trim());
+    let headers = [("Authorization", &*authorization), ("Content-Type", "application/x-ndjson")];
+    let path = "/v1/links?source=test&cursor=1";
+    assert_eq!(gateway.connect_admin().request("POST", path, &headers, links.as_bytes()).status, 200);
+    let apps: Vec<String> = (0..CODES)
+        .step_by(16)
+        .map(|number| format!("Bearer {}", site.person_device(&person(number))))
+        .collect();
+
+    let told = Mutex::new(vec![0_usize; apps.len()]);
+    let taken = |number: usize| {
+        let mut entry = dose(1);
+        rename(&mut entry, &uvci(number));
+        let body = json!({"qr": issuer.code(&claims(ISSUED_S, EXPIRES_S, entry))}).to_string();
+        let mut client = support::http::Client::try_connect(port, std::time::Duration::from_secs(10)).ok()?;
+        let headers = [("Authorization", apps[number / 16].as_str()), ("Content-Type", "application/json")];
+        let answer = client.try_request("POST", "/v1/health/codes", &headers, body.as_bytes()).ok()?;
+        (answer.status == 201).then(|| told.lock().unwrap()[number / 16] += 1)
+    };
+    let count = || told.lock().unwrap().iter().sum::<usize>();
+    std::thread::scope(|threads| {
+        threads.spawn(|| (0..CODES).try_for_each(taken));
+        while count() < 40 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        gateway.kill();
+    });
+    let _gateway = site.start();
+    let told = told.into_inner().unwrap();
+    let mut client = support::http::Client::connect(port);
+    for (app, told) in apps.iter().zip(told) {
+        let answer = client.request("GET", "/v1/health", &[("Authorization", app.as_str())], b"");
+        let body: Value = serde_json::from_slice(&answer.body).unwrap();
+        // One more may have been recorded that nobody could be told of any more.
+        let kept = body["facts"].as_array().unwrap().len();
+        assert!(kept == told || kept == told + 1, "{kept} of {told}");
+    }
+}
+
+/// Names another code in a certificate's entry.
+fn rename(certificate: &mut Cbor, uvci: &str) {
+    let all = certificate.as_map_mut().unwrap();
+    let (_, entries) = all.iter_mut().find(|(name, _)| name.as_text() == Some("v")).unwrap();
+    let entry = entries.as_array_mut().unwrap()[0].as_map_mut().unwrap();
+    entry.iter_mut().find(|(name, _)| name.as_text() == Some("ci")).unwrap().1 = uvci.into();
 }
 
 /// Every code of the EU's public test data that can be read at all has an entry with the members that its kind needs, or

@@ -90,6 +90,11 @@ fn refusals_name_what_is_wrong_and_nothing_is_kept() {
         }
     }
     assert!(site.services().capabilities.places.all().is_empty());
+    // A stranger is refused by the head alone, however long the body is said to be.
+    let head = format!(
+        "PUT /v1/places HTTP/1.1\r\nHost: a\r\nContent-Type: {NDJSON}\r\nContent-Length: 30000000\r\n\r\n"
+    );
+    assert_eq!(api_support::raw(site.listen, head.as_bytes(), true).status, 401);
 
     assert_eq!(put(&token, NDJSON, &lines((0..5).map(market))).0, 200);
     let (status, _, body) = put(&token, NDJSON, &lines([market(1), market(5)]));

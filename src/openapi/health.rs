@@ -1,9 +1,7 @@
 //! `/v1/health` on the services' listener: vaccinations, tests and recoveries.
 
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::path::{
-    HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem, PathsBuilder,
-};
+use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::schema::{Components, ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::openapi::security::SecurityRequirement;
@@ -147,12 +145,13 @@ pub(super) fn add_to(components: &mut Components) {
     components.schemas.extend(schemas.map(|(name, schema)| (name.into_owned(), schema)));
 }
 
-/// Adds the paths.
-pub(super) fn paths(paths: PathsBuilder) -> PathsBuilder {
-    paths
-        .path("/v1/health", item(HttpMethod::Get, own()))
-        .path("/v1/health/codes", item(HttpMethod::Post, present()))
-        .path("/v1/health/read", item(HttpMethod::Post, read()))
+/// The paths and what they take.
+pub(super) fn paths() -> [(&'static str, PathItem); 3] {
+    [
+        ("/v1/health", item(HttpMethod::Get, own())),
+        ("/v1/health/codes", item(HttpMethod::Post, present())),
+        ("/v1/health/read", item(HttpMethod::Post, read())),
+    ]
 }
 
 fn own() -> OperationBuilder {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::Required;
-use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathsBuilder};
+use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::schema::Components;
 use utoipa::openapi::security::SecurityRequirement;
@@ -87,11 +87,9 @@ pub(super) fn add_to(components: &mut Components) {
     components.schemas.extend(schemas.map(|(name, schema)| (name.into_owned(), schema)));
 }
 
-/// Adds the paths.
-pub(super) fn paths(paths: PathsBuilder) -> PathsBuilder {
-    paths
-        .path("/v1/places", item(HttpMethod::Put, put()))
-        .path("/v1/places/{key}", item(HttpMethod::Get, get()))
+/// The paths and what they take.
+pub(super) fn paths() -> [(&'static str, PathItem); 2] {
+    [("/v1/places", item(HttpMethod::Put, put())), ("/v1/places/{key}", item(HttpMethod::Get, get()))]
 }
 
 fn put() -> OperationBuilder {

@@ -11,9 +11,11 @@ use serde::Serialize;
 use super::Host;
 use super::health::Health;
 use super::places::Places;
+use super::tracing::Tracing;
 use crate::config::Config;
 use crate::journal::Event;
 use crate::respond::{self, Refused};
+use crate::scan::UnixMillis;
 
 /// Whose an event is. The number stands in the log and never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -116,6 +118,15 @@ pub trait Capability: Send + Sync {
     /// An event's changes are in the tables: for what is held in memory beside them.
     fn applied(&self, _event: &Event) {}
 
+    /// An event that is due by the time alone, such as that of letting go of what is past its retention; asked once a
+    /// minute.
+    ///
+    /// # Errors
+    /// The tables can't be read.
+    fn due(&self, _now: UnixMillis) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(None)
+    }
+
     /// Fills what is held in memory from the tables, before anybody can ask.
     ///
     /// # Errors
@@ -131,6 +142,8 @@ pub struct Capabilities {
     pub places: Arc<Places>,
     /// Vaccinations, tests and recoveries.
     pub health: Arc<Health>,
+    /// Contact tracing.
+    pub tracing: Arc<Tracing>,
 }
 
 impl Capabilities {
@@ -142,12 +155,13 @@ impl Capabilities {
         Ok(Self {
             places: Arc::new(Places::open(state, config.places.max)?),
             health: Arc::new(Health::open(state, host)?),
+            tracing: Arc::new(Tracing::open(state, &config.tracing)?),
         })
     }
 
     /// Each of them, for the log.
     pub fn all(&self) -> Vec<Arc<dyn Capability>> {
-        vec![Arc::clone(&self.places) as _, Arc::clone(&self.health) as _]
+        vec![Arc::clone(&self.places) as _, Arc::clone(&self.health) as _, Arc::clone(&self.tracing) as _]
     }
 
     /// Fills what each holds in memory.
