@@ -4,7 +4,9 @@
 //! a fault.
 
 pub mod feedback;
+mod health;
 mod links;
+mod places;
 mod trace;
 mod tracing;
 mod types;
@@ -25,7 +27,12 @@ use crate::observe::metrics::CONTENT_TYPE as OPENMETRICS;
 use crate::observe::stats::Stats;
 use crate::respond::{EVENTS, JSON, NDJSON, PROBLEM_JSON};
 
+pub use health::{
+    HealthCode, HealthFact, HealthFacts, HealthHistory, HealthProvenance, HealthRead, HealthTaken,
+    HealthVersion,
+};
 pub use links::{FeedState, FeedSummary, LinkRequest};
+pub use places::{PlaceLine, PlaceTold, PlacesPut};
 pub use trace::TraceRequest;
 pub use tracing::{
     Acknowledged, CASE_ID_CHARS_MAX, CaseRequest, Notification, NotificationSettings, Notifications,
@@ -100,6 +107,8 @@ fn describe() -> utoipa::openapi::OpenApi {
         components.add_security_scheme(ADMIN_TOKEN, SecurityScheme::Http(bearer));
         components.add_security_scheme(ADMIN_BASIC, SecurityScheme::Http(basic));
         feedback::add_to(components);
+        health::add_to(components);
+        places::add_to(components);
     }
     let paths = PathsBuilder::new()
         .path("/v1/checkins", item(HttpMethod::Post, checkins()))
@@ -127,7 +136,8 @@ fn describe() -> utoipa::openapi::OpenApi {
         .path("/v1/export", admin(HttpMethod::Get, export()))
         .path("/v1/trace", traces())
         .path("/v1/links", feed());
-    let paths = tracing::paths().into_iter().fold(paths, |paths, (path, item)| paths.path(path, item));
+    let of_services = health::paths().into_iter().chain(places::paths()).chain(tracing::paths());
+    let paths = of_services.fold(paths, |paths, (path, item)| paths.path(path, item));
     document.paths = feedback::paths(paths).build();
     document
 }
@@ -384,9 +394,11 @@ fn meaning(status: u16) -> &'static str {
     match status {
         400 => "The request can't be read; what is wrong is named. No body where the head isn't one of HTTP",
         401 => "No valid token",
+        403 => "The token isn't good for this",
         404 => "No such path on this listener; frames where frames.enabled is false",
         405 => "The path has other methods",
         408 => "The body took too long to arrive",
+        409 => "It was told otherwise before, or is under way",
         411 => "The body's length isn't told",
         413 => "The body, a line, a payload or an image is over its limit",
         415 => "The body's type or encoding isn't taken; Accept-Encoding tells the encodings",
