@@ -82,9 +82,9 @@ async fn route(services: &Services, ask: &Ask) -> Result<Response<Bytes>, Refuse
         None => {}
     }
     match path.strip_prefix("/v1/").and_then(|path| path.split('/').next()) {
-        Some("places") => places::http::answer(services, ask).await,
-        Some("feedback") => feedback::answer(services, ask).await,
         Some("cases" | "notifications") => tracing::answer(services, ask).await,
+        Some("feedback") => feedback::answer(services, ask).await,
+        Some("places") => places::http::answer(services, ask).await,
         _ => Err(Refused::new(Cause::NotFound, "there is nothing under this path")),
     }
 }

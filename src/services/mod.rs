@@ -20,12 +20,12 @@
 
 pub mod ask;
 pub mod capability;
-pub mod log;
-pub mod feedback;
 mod counters;
+pub mod feedback;
 pub mod health;
-pub mod places;
 mod listener;
+pub mod log;
+pub mod places;
 pub mod tracing;
 
 use std::path::Path;
@@ -135,7 +135,6 @@ impl Services {
     pub fn housekeeping(&self, now: UnixMillis) {
         let minute = now.0.div_euclid(60_000);
         if self.expired_in_minute.swap(minute, Ordering::Relaxed) != minute {
-            self.capabilities.feedback.expire(&self.log, now);
             for capability in self.capabilities.all() {
                 match capability.due(now) {
                     Ok(Some(body)) => self.log.record_later(capability.kind(), body, now),
@@ -146,6 +145,7 @@ impl Services {
                     }
                 }
             }
+            self.capabilities.feedback.expire(&self.log, now);
             self.log.expire(now);
         }
     }
