@@ -39,7 +39,7 @@ async fn answer(services: &Services, request: Request<Incoming>, peer: Peer) -> 
     if let Err(refused) = places::http::may_send(services, &ask) {
         return respond::refused(&refused);
     }
-    let limit = bytes_max(services, ask.head.uri.path());
+    let limit = bytes_max(services, &ask);
     let body = match body::read(body, limit).await {
         Ok(body) => body,
         Err(BodyError::TooLarge { limit_bytes }) => {
@@ -61,9 +61,9 @@ async fn answer(services: &Services, request: Request<Incoming>, peer: Peer) -> 
 }
 
 /// How long a body may be, by what it is for.
-fn bytes_max(services: &Services, path: &str) -> usize {
-    match path {
-        "/v1/places" => services.body_bytes_max.max(places::http::BODY_BYTES_MAX),
+fn bytes_max(services: &Services, ask: &Ask) -> usize {
+    match (ask.method(), ask.head.uri.path()) {
+        (&Method::PUT, "/v1/places") => services.body_bytes_max.max(places::http::BODY_BYTES_MAX),
         _ => services.body_bytes_max,
     }
 }
