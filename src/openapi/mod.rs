@@ -3,6 +3,7 @@
 //! Every status that an operation can answer with is listed, so that a tester can take an unlisted one for
 //! a fault.
 
+pub mod feedback;
 mod health;
 mod links;
 mod places;
@@ -105,6 +106,7 @@ fn describe() -> utoipa::openapi::OpenApi {
         let basic = admin(HttpAuthScheme::Basic, "The same token as the password of its name");
         components.add_security_scheme(ADMIN_TOKEN, SecurityScheme::Http(bearer));
         components.add_security_scheme(ADMIN_BASIC, SecurityScheme::Http(basic));
+        feedback::add_to(components);
         health::add_to(components);
         places::add_to(components);
     }
@@ -135,7 +137,8 @@ fn describe() -> utoipa::openapi::OpenApi {
         .path("/v1/trace", traces())
         .path("/v1/links", feed());
     let of_services = health::paths().into_iter().chain(places::paths()).chain(tracing::paths());
-    document.paths = of_services.fold(paths, |paths, (path, item)| paths.path(path, item)).build();
+    let paths = of_services.fold(paths, |paths, (path, item)| paths.path(path, item));
+    document.paths = feedback::paths(paths).build();
     document
 }
 

@@ -9,6 +9,7 @@ use hyper::Response;
 use serde::Serialize;
 
 use super::Host;
+use super::feedback::Feedback;
 use super::health::Health;
 use super::places::Places;
 use super::tracing::Tracing;
@@ -142,6 +143,8 @@ pub struct Capabilities {
     pub places: Arc<Places>,
     /// Vaccinations, tests and recoveries.
     pub health: Arc<Health>,
+    /// Feedback.
+    pub feedback: Arc<Feedback>,
     /// Contact tracing.
     pub tracing: Arc<Tracing>,
 }
@@ -155,13 +158,19 @@ impl Capabilities {
         Ok(Self {
             places: Arc::new(Places::open(state, config.places.max)?),
             health: Arc::new(Health::open(state, host)?),
+            feedback: Feedback::open(state, config)?,
             tracing: Arc::new(Tracing::open(state, &config.tracing)?),
         })
     }
 
     /// Each of them, for the log.
     pub fn all(&self) -> Vec<Arc<dyn Capability>> {
-        vec![Arc::clone(&self.places) as _, Arc::clone(&self.health) as _, Arc::clone(&self.tracing) as _]
+        vec![
+            Arc::clone(&self.places) as _,
+            Arc::clone(&self.health) as _,
+            Arc::clone(&self.feedback) as _,
+            Arc::clone(&self.tracing) as _,
+        ]
     }
 
     /// Fills what each holds in memory.

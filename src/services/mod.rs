@@ -20,11 +20,12 @@
 
 pub mod ask;
 pub mod capability;
-pub mod log;
 mod counters;
+pub mod feedback;
 pub mod health;
-pub mod places;
 mod listener;
+pub mod log;
+pub mod places;
 pub mod tracing;
 
 use std::path::Path;
@@ -144,6 +145,7 @@ impl Services {
                     }
                 }
             }
+            self.capabilities.feedback.expire(&self.log, now);
             self.log.expire(now);
         }
     }
