@@ -438,7 +438,7 @@ sections! {
 
     /// The directory of places.
     Places places {
-        /// Places in it, all of them in memory: some 250 bytes each.
+        /// Places in it, all of them in memory: some 360 bytes each, the tables' cache included.
         max: usize = 1_000_000, Rule::Within(1, 10_000_000);
     }
 

@@ -40,7 +40,7 @@ async fn answer(services: &Services, request: Request<Incoming>, peer: Peer) -> 
     if let Err(refused) = places::http::may_send(services, &ask) {
         return respond::refused(&refused);
     }
-    let (limit, bound) = bytes_max(services, ask.head.uri.path());
+    let (limit, bound) = bytes_max(services, &ask);
     let body = match body::read(body, limit).await {
         Ok(body) => body,
         Err(BodyError::TooLarge { limit_bytes }) => {
@@ -61,11 +61,11 @@ async fn answer(services: &Services, request: Request<Incoming>, peer: Peer) -> 
 }
 
 /// How long a body may be, by what it is for, and what that bound is called.
-fn bytes_max(services: &Services, path: &str) -> (usize, &'static str) {
+fn bytes_max(services: &Services, ask: &Ask) -> (usize, &'static str) {
     let usual = (services.body_bytes_max, "services.body_bytes_max");
-    match path {
-        "/v1/places" => (services.body_bytes_max.max(places::http::BODY_BYTES_MAX), usual.1),
-        "/v1/feedback/photos" => {
+    match (ask.method(), ask.head.uri.path()) {
+        (&Method::PUT, "/v1/places") => (usual.0.max(places::http::BODY_BYTES_MAX), usual.1),
+        (_, "/v1/feedback/photos") => {
             (services.capabilities.feedback.photo_bytes_max(), "feedback.photo_bytes_max")
         }
         _ => usual,
