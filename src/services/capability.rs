@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::Host;
 use super::health::Health;
 use super::places::Places;
+use super::registers::Registers;
 use crate::config::Config;
 use crate::journal::Event;
 use crate::respond::{self, Refused};
@@ -131,6 +132,8 @@ pub struct Capabilities {
     pub places: Arc<Places>,
     /// Vaccinations, tests and recoveries.
     pub health: Arc<Health>,
+    /// The national registers' feeds.
+    pub registers: Arc<Registers>,
 }
 
 impl Capabilities {
@@ -139,15 +142,17 @@ impl Capabilities {
     /// # Errors
     /// Tables can't be opened.
     pub fn open(state: &State, config: &Config, host: &Arc<dyn Host>) -> Result<Self, StateError> {
+        let health = Arc::new(Health::open(state, host)?);
         Ok(Self {
             places: Arc::new(Places::open(state, config.places.max)?),
-            health: Arc::new(Health::open(state, host)?),
+            registers: Arc::new(Registers::open(state, Arc::clone(&health) as _)?),
+            health,
         })
     }
 
     /// Each of them, for the log.
     pub fn all(&self) -> Vec<Arc<dyn Capability>> {
-        vec![Arc::clone(&self.places) as _, Arc::clone(&self.health) as _]
+        vec![Arc::clone(&self.places) as _, Arc::clone(&self.health) as _, Arc::clone(&self.registers) as _]
     }
 
     /// Fills what each holds in memory.

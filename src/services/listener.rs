@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 
 use super::ask::Ask;
-use super::{Services, places};
+use super::{Services, places, registers};
 use crate::listen::body::{self, BodyError};
 use crate::listen::{Answer, Body, Peer, Service};
 use crate::respond::{self, Cause, Refused, Rejection};
@@ -28,7 +28,7 @@ impl Service for Listener {
     }
 }
 
-async fn answer(services: &Services, request: Request<Incoming>, peer: Peer) -> Response<Bytes> {
+async fn answer(services: &Arc<Services>, request: Request<Incoming>, peer: Peer) -> Response<Bytes> {
     let now = UnixMillis::now();
     let (head, body) = request.into_parts();
     let limit = bytes_max(services, head.uri.path());
@@ -56,17 +56,19 @@ async fn answer(services: &Services, request: Request<Incoming>, peer: Peer) -> 
 fn bytes_max(services: &Services, path: &str) -> usize {
     match path {
         "/v1/places" => services.body_bytes_max.max(places::http::BODY_BYTES_MAX),
+        _ if registers::is_push(path) => services.registers.page_bytes_max(),
         _ => services.body_bytes_max,
     }
 }
 
 /// The capability that a path belongs to, by its first part behind `/v1/`.
-async fn route(services: &Services, ask: &Ask) -> Result<Response<Bytes>, Refused> {
+async fn route(services: &Arc<Services>, ask: &Ask) -> Result<Response<Bytes>, Refused> {
     if let (&Method::GET | &Method::HEAD, "/healthz") = (ask.method(), ask.head.uri.path()) {
         return Ok(respond::ok(respond::JSON, "{\"status\":\"alive\"}\n"));
     }
     match ask.path().first() {
         Some(&"places") => places::http::answer(services, ask).await,
+        Some(&"registers") => registers::answer(services, ask).await,
         _ => Err(Refused::new(Cause::NotFound, "there is nothing under this path")),
     }
 }
