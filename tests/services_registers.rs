@@ -170,8 +170,11 @@ fn four_registers_are_taken_in_and_one_that_is_away_costs_nothing_but_age() {
         assert_eq!(state["accepted"], steer.changes(), "{state}");
         assert!(state["age_s"].is_u64() && state["refused"] == 0 && state["breaker"] == "closed", "{state}");
     }
-    let links = gateway.connect_admin().request("GET", "/v1/links?source=register.population", &[], b"");
-    assert!(links.status == 200 || links.status == 401, "{}", links.text());
+    let token = fs::read_to_string(place.site.data.join("keys/feed-token")).unwrap();
+    let bearer = format!("Bearer {}", token.trim());
+    let path = "/v1/links?source=register.population";
+    let links = gateway.connect_admin().request("GET", path, &[("Authorization", &bearer)], b"");
+    assert_eq!((links.status, &parsed(&links)["accepted"]), (200, &json!(1)), "{}", links.text());
 
     let (register, steer) = (RegisterId::Vaccination, simulators.steer(RegisterId::Vaccination).unwrap());
     let before = place.state(register)["accepted"].as_u64().unwrap();
@@ -304,7 +307,8 @@ fn an_officer_has_one_citizen_looked_up_and_nobody_else_does() {
     steer.mode(Mode::Failing);
     assert_eq!(ask("testing", CITIZENS[0], "case 17").status, 503);
     steer.mode(Mode::Well);
-    let audit: String = place.site.run_ok(&["audit", "show"]);
+    let audit = place.site.run_plain(&["audit", "show", place.site.data.to_str().unwrap()]);
+    let audit = String::from_utf8(audit.stdout).unwrap();
     assert!(audit.contains("register_lookup") && !audit.contains(CITIZENS[0]), "{audit}");
 }
 
@@ -376,7 +380,10 @@ fn nothing_of_a_register_names_a_person_on_disk_or_in_the_log() {
     assert!(answer.status == 200 && !answer.text().contains("00109"), "{}", answer.text());
     assert!(gateway.terminate(Duration::from_secs(30)).success());
     let (mut waiting, mut files) = (vec![place.site.data.clone()], 0);
-    let mut texts = vec![("the log".to_owned(), place.site.log().into_bytes())];
+    // Beside the log stands a line to paste, with a specimen in it.
+    let log: String = place.site.log().lines().filter(|line| line.starts_with('{')).collect();
+    assert!(log.contains("TRACE"), "at its most talkative");
+    let mut texts = vec![("the log".to_owned(), log.into_bytes())];
     while let Some(dir) = waiting.pop() {
         for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
             if entry.file_type().unwrap().is_dir() {

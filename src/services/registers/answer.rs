@@ -243,8 +243,9 @@ async fn lookup(
     let purpose = Purpose::parse(&purpose)
         .map_err(|error| Refused::new(Cause::Invalid, error.to_string()).field("/purpose"))?;
     let source = services.registers.of(register);
-    let Some((source, client)) = source.and_then(|source| Some((source, source.client.as_ref()?))) else {
-        return Err(Refused::new(Cause::NotFound, "this register isn't followed here"));
+    let asked = source.and_then(|source| Some((source, source.client.as_ref()?)));
+    let Some((source, client)) = asked.filter(|(_, client)| client.answers_lookups()) else {
+        return Err(Refused::new(Cause::NotFound, "this register isn't asked about single persons here"));
     };
     let host = Arc::clone(&services.host);
     let person = host.links().citizen_of(host.identity().citizen(&citizen));
@@ -258,11 +259,9 @@ async fn lookup(
         return Err(Refused::new(Cause::Unavailable, detail).bound("audit.disk").retry_after(30));
     }
     let found = client.lookup(&citizen).await.map_err(|error| away(&error))?;
-    let Some(found) = found else {
-        return Err(Refused::new(Cause::NotFound, "this register isn't asked about single persons"));
-    };
+    let records = found.map(|found| found.records).unwrap_or_default();
     let _turn = source.turn.lock().await;
-    let taken = intake::take(services, register, found.records, None, ask.now).await?;
+    let taken = intake::take(services, register, records, None, ask.now).await?;
     Ok(respond::json(&answered(services, register, taken, "records")))
 }
 
