@@ -4,7 +4,9 @@
 //! a fault.
 
 mod links;
+mod registers;
 mod trace;
+mod tracing;
 mod types;
 
 use std::sync::LazyLock;
@@ -24,7 +26,14 @@ use crate::observe::stats::Stats;
 use crate::respond::{EVENTS, JSON, NDJSON, PROBLEM_JSON};
 
 pub use links::{FeedState, FeedSummary, LinkRequest};
+pub use registers::{
+    LookupRequest, PushAnswer, REGISTER_CHANGES_MAX, RefusedChange, RegisterState, RegisterStates,
+};
 pub use trace::TraceRequest;
+pub use tracing::{
+    Acknowledged, CASE_ID_CHARS_MAX, CaseRequest, Notification, NotificationSettings, Notifications,
+    Notified, SealedContacts, TraceCase, TraceCases, TraceContact, TraceContacts, TraceMeeting,
+};
 pub use types::{
     Alive, BatchLine, CheckinRequest, Draining, Duplicate, ExportedCheckin, LineResult, Original, Problem,
     Recorded, Refused, Reloaded,
@@ -46,13 +55,16 @@ pub fn document() -> &'static str {
         description = "QR check-ins: read, verified, deduplicated and durable before they are answered."
     ),
     components(schemas(
-        Alive, CheckinRequest, Draining, Duplicate, ExportedCheckin, FeedState, FeedSummary, LinkRequest,
-        Original, Problem, Readiness, Recorded, Refused, Reloaded, Stats, TraceRequest
+        Acknowledged, Alive, CaseRequest, CheckinRequest, Draining, Duplicate, ExportedCheckin, FeedState,
+        FeedSummary, LinkRequest, LookupRequest, Notification, NotificationSettings, Notifications, Notified, Original, Problem, PushAnswer,
+        Readiness, Recorded, Refused, RefusedChange, RegisterState, RegisterStates, Reloaded, SealedContacts, Stats, TraceCase, TraceCases, TraceContact,
+        TraceContacts, TraceMeeting, TraceRequest
     )),
     tags(
         (name = "checkins", description = "For devices"),
         (name = "health", description = "For load balancers"),
-        (name = "admin", description = "For operators, on the admin listener only: the public one answers 404")
+        (name = "admin", description = "For operators, on the admin listener only: the public one answers 404"),
+        (name = "services", description = "What check-ins are for, on the services' listener")
     )
 )]
 struct Types;
@@ -90,8 +102,10 @@ fn describe() -> utoipa::openapi::OpenApi {
         let basic = admin(HttpAuthScheme::Basic, "The same token as the password of its name");
         components.add_security_scheme(ADMIN_TOKEN, SecurityScheme::Http(bearer));
         components.add_security_scheme(ADMIN_BASIC, SecurityScheme::Http(basic));
+        let (name, scheme) = registers::scheme();
+        components.add_security_scheme(name, scheme);
     }
-    document.paths = PathsBuilder::new()
+    let paths = PathsBuilder::new()
         .path("/v1/checkins", item(HttpMethod::Post, checkins()))
         .path("/v1/frames", item(HttpMethod::Post, frames()))
         .path(
@@ -116,8 +130,9 @@ fn describe() -> utoipa::openapi::OpenApi {
         .path("/v1/reload", admin(HttpMethod::Post, reload()))
         .path("/v1/export", admin(HttpMethod::Get, export()))
         .path("/v1/trace", traces())
-        .path("/v1/links", feed())
-        .build();
+        .path("/v1/links", feed());
+    let services = [registers::paths(), tracing::paths()].into_iter().flatten();
+    document.paths = services.fold(paths, |paths, (path, item)| paths.path(path, item)).build();
     document
 }
 

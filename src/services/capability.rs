@@ -12,9 +12,11 @@ use super::Host;
 use super::health::Health;
 use super::places::Places;
 use super::registers::Registers;
+use super::tracing::Tracing;
 use crate::config::Config;
 use crate::journal::Event;
 use crate::respond::{self, Refused};
+use crate::scan::UnixMillis;
 
 /// Whose an event is. The number stands in the log and never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -117,6 +119,15 @@ pub trait Capability: Send + Sync {
     /// An event's changes are in the tables: for what is held in memory beside them.
     fn applied(&self, _event: &Event) {}
 
+    /// An event that is due by the time alone, such as that of letting go of what is past its retention; asked once a
+    /// minute.
+    ///
+    /// # Errors
+    /// The tables can't be read.
+    fn due(&self, _now: UnixMillis) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(None)
+    }
+
     /// Fills what is held in memory from the tables, before anybody can ask.
     ///
     /// # Errors
@@ -134,6 +145,8 @@ pub struct Capabilities {
     pub health: Arc<Health>,
     /// The national registers' feeds.
     pub registers: Arc<Registers>,
+    /// Contact tracing.
+    pub tracing: Arc<Tracing>,
 }
 
 impl Capabilities {
@@ -147,12 +160,18 @@ impl Capabilities {
             places: Arc::new(Places::open(state, config.places.max)?),
             registers: Arc::new(Registers::open(state, Arc::clone(&health) as _)?),
             health,
+            tracing: Arc::new(Tracing::open(state, &config.tracing)?),
         })
     }
 
     /// Each of them, for the log.
     pub fn all(&self) -> Vec<Arc<dyn Capability>> {
-        vec![Arc::clone(&self.places) as _, Arc::clone(&self.health) as _, Arc::clone(&self.registers) as _]
+        vec![
+            Arc::clone(&self.places) as _,
+            Arc::clone(&self.health) as _,
+            Arc::clone(&self.registers) as _,
+            Arc::clone(&self.tracing) as _,
+        ]
     }
 
     /// Fills what each holds in memory.

@@ -7,9 +7,10 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 
 use super::ask::Ask;
-use super::{Services, places, registers};
+use super::{Services, places, registers, tracing};
 use crate::listen::body::{self, BodyError};
 use crate::listen::{Answer, Body, Peer, Service};
+use crate::openapi;
 use crate::respond::{self, Cause, Refused, Rejection};
 use crate::scan::UnixMillis;
 
@@ -22,7 +23,9 @@ impl Service for Listener {
         let peer = *peer;
         Box::pin(async move {
             let is_head = request.method() == Method::HEAD;
+            let path = request.uri().path().to_owned();
             let response = answer(&services, request, peer).await.map(Body::from);
+            services.counters.count(&path, response.status().as_u16());
             if is_head { response.map(|_| Body::empty()) } else { response }
         })
     }
@@ -63,12 +66,19 @@ fn bytes_max(services: &Services, path: &str) -> usize {
 
 /// The capability that a path belongs to, by its first part behind `/v1/`.
 async fn route(services: &Arc<Services>, ask: &Ask) -> Result<Response<Bytes>, Refused> {
-    if let (&Method::GET | &Method::HEAD, "/healthz") = (ask.method(), ask.head.uri.path()) {
-        return Ok(respond::ok(respond::JSON, "{\"status\":\"alive\"}\n"));
+    match (ask.method(), ask.head.uri.path()) {
+        (&Method::GET | &Method::HEAD, "/healthz") => {
+            return Ok(respond::ok(respond::JSON, "{\"status\":\"alive\"}\n"));
+        }
+        (&Method::GET | &Method::HEAD, "/openapi.json") => {
+            return Ok(respond::published(respond::JSON, openapi::document()));
+        }
+        _ => {}
     }
     match ask.path().first() {
         Some(&"places") => places::http::answer(services, ask).await,
         Some(&"registers") => registers::answer(services, ask).await,
+        Some(&("cases" | "notifications")) => tracing::answer(services, ask).await,
         _ => Err(Refused::new(Cause::NotFound, "there is nothing under this path")),
     }
 }

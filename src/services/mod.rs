@@ -21,10 +21,12 @@
 pub mod ask;
 pub mod capability;
 pub mod log;
-pub mod places;
+mod counters;
 pub mod health;
+pub mod places;
 pub mod registers;
 mod listener;
+pub mod tracing;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -39,10 +41,12 @@ use crate::identity::Identity;
 use crate::identity::links::Links;
 use crate::listen::tls::Tls;
 use crate::listen::{self, ListenError};
+use crate::observe::sampled::ServicesSample;
 use crate::scan::UnixMillis;
 use crate::store::Store;
 use crate::verify::KeyStore;
 use capability::{Capabilities, State, StateError};
+use counters::Counters;
 use log::{EventLog, LogError};
 
 /// What the services are lent by the gateway that they run in.
@@ -93,6 +97,7 @@ pub struct Services {
     pub capabilities: Capabilities,
     registers: registers::Sources,
     followers: Mutex<Option<registers::Followers>>,
+    counters: Counters,
     body_bytes_max: usize,
     /// The minute in which what is past its time was last looked for.
     expired_in_minute: AtomicI64,
@@ -116,6 +121,7 @@ impl Services {
             capabilities,
             registers,
             followers: Mutex::new(None),
+            counters: Counters::default(),
             body_bytes_max: config.services.body_bytes_max,
             expired_in_minute: AtomicI64::new(i64::MIN),
         });
@@ -141,7 +147,28 @@ impl Services {
     pub fn housekeeping(&self, now: UnixMillis) {
         let minute = now.0.div_euclid(60_000);
         if self.expired_in_minute.swap(minute, Ordering::Relaxed) != minute {
+            for capability in self.capabilities.all() {
+                match capability.due(now) {
+                    Ok(Some(body)) => self.log.record_later(capability.kind(), body, now),
+                    Ok(None) => {}
+                    Err(error) => {
+                        let error = anyhow::Error::from(error);
+                        ::tracing::error!(%error, "the services' tables can't be read");
+                    }
+                }
+            }
             self.log.expire(now);
+        }
+    }
+
+    /// What metrics tell of them.
+    pub fn sample(&self) -> ServicesSample {
+        ServicesSample {
+            requests: self.counters.read(),
+            events: self.log.applied_total(),
+            log_bytes: self.log.stats().bytes,
+            works: self.is_sound(),
+            register_age_s: Vec::new(),
         }
     }
 

@@ -6,15 +6,13 @@ use std::time::Instant;
 use aws_lc_rs::hmac;
 use bytes::Bytes;
 use hyper::{Method, Response};
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
-use super::breaker::Position;
 use super::client::{Register as _, RegisterError};
 use super::intake::{self, Taken};
 use super::page::{Bad, Page};
 use super::{Delivery, End, WINDOW};
 use crate::audit::{Action, Entry, Outcome, Purpose};
+use crate::openapi::{LookupRequest, PushAnswer, RefusedChange, RegisterState, RegisterStates};
 use crate::respond::{self, Cause, Refused};
 use crate::scan::UnixMillis;
 use crate::services::Services;
@@ -25,97 +23,6 @@ use crate::verify::unhex;
 
 /// How far a push's time may be from now, so that one that was caught can't be sent again much later.
 const PUSH_SKEW_S: i64 = 300;
-
-/// How a register's feed stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RegisterState {
-    /// `population`, `insurance`, `vaccination` or `testing`.
-    pub register: String,
-    /// Whether it is asked for changes.
-    pub followed: bool,
-    /// Whether it may push changes.
-    pub pushes: bool,
-    /// Whether it is asked now; null where it never is.
-    #[schema(required)]
-    pub breaker: Option<Position>,
-    /// How far its feed is taken in.
-    pub cursor: String,
-    /// How old what is known from it may be, in seconds; null where its feed was never read to its end.
-    #[schema(required, minimum = 0)]
-    pub age_s: Option<u64>,
-    /// How many changes were still to come at its last answer.
-    #[schema(minimum = 0)]
-    pub behind: u64,
-    /// When it last answered since the start, RFC 3339.
-    #[schema(required)]
-    pub succeeded_at: Option<String>,
-    /// When it last failed, where it has not answered since.
-    #[schema(required)]
-    pub failed_at: Option<String>,
-    /// How.
-    #[schema(required)]
-    pub failure: Option<String>,
-    /// Changes that told something new.
-    #[schema(minimum = 0)]
-    pub accepted: u64,
-    /// Changes that had been told before, or were overtaken by a higher version.
-    #[schema(minimum = 0)]
-    pub repeated: u64,
-    /// Changes that break the contract.
-    #[schema(minimum = 0)]
-    pub refused: u64,
-}
-
-/// All of them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RegisterStates {
-    /// One a register.
-    pub registers: Vec<RegisterState>,
-}
-
-/// What became of changes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PushAnswer {
-    /// Those that told something new.
-    #[schema(minimum = 0)]
-    pub accepted: u64,
-    /// Those that had been told before.
-    #[schema(minimum = 0)]
-    pub repeated: u64,
-    /// Those that say otherwise than the same version of the record did before.
-    #[schema(minimum = 0)]
-    pub conflicting: u64,
-    /// Those that break the contract.
-    pub refused: Vec<RefusedChange>,
-    /// How far the feed is taken in: a page that begins elsewhere counts, and doesn't move it.
-    pub cursor: String,
-}
-
-/// A change that breaks the contract.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RefusedChange {
-    /// Which member, as a JSON pointer into the document.
-    pub field: String,
-    /// The rule.
-    pub detail: String,
-}
-
-/// Whom to look for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"citizen": "001093029317", "purpose": "a dose that is missing"}))]
-pub struct LookupRequest {
-    /// The citizen's number: 12 digits.
-    #[schema(pattern = "^[0-9]{12}$")]
-    pub citizen: String,
-    /// What for, as the audit log says it; never a person's number.
-    #[schema(min_length = 1, max_length = 120)]
-    pub purpose: String,
-}
 
 /// Whether a path is that of a push, whose bodies may be longer.
 pub(in crate::services) fn is_push(path: &str) -> bool {
@@ -155,7 +62,7 @@ fn state(services: &Services, register: RegisterId, now: UnixMillis) -> Register
         register: register.name().to_owned(),
         followed: client.is_some(),
         pushes: source.is_some_and(|source| source.secret.is_some()),
-        breaker: client.map(|client| client.position(Instant::now())),
+        breaker: client.map(|client| client.position(Instant::now()).name().to_owned()),
         cursor: live.feed.cursor,
         age_s: registers.age(register, now).map(|age| age.as_secs()),
         behind: live.feed.behind,

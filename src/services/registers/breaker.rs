@@ -12,9 +12,6 @@
 
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
-
 /// When it opens, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
@@ -25,8 +22,7 @@ pub struct Settings {
 }
 
 /// Whether requests are sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Position {
     /// All are.
     Closed,
@@ -34,6 +30,17 @@ pub enum Position {
     Open,
     /// One is, and decides.
     HalfOpen,
+}
+
+impl Position {
+    /// A stable name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -21,8 +21,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::Semaphore;
 
 use super::breaker::{self, Breaker, Position};
-use super::page::{CHANGES_MAX, Found, Page};
+use super::page::{Found, Page};
 use crate::config::Registers as Settings;
+use crate::openapi::REGISTER_CHANGES_MAX as CHANGES_MAX;
 use crate::services::health::fact::RegisterId;
 
 /// A national register.

@@ -30,9 +30,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use answer::{LookupRequest, PushAnswer, RefusedChange, RegisterState, RegisterStates};
 pub(super) use answer::{answer, is_push};
-pub use breaker::Position;
 pub use client::SetupError;
 pub(super) use follow::{Followers, Sources};
 

@@ -10,14 +10,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::identity::feed;
+use crate::openapi::REGISTER_CHANGES_MAX as CHANGES_MAX;
 use crate::scan::UnixMillis;
 use crate::services::ask::pointer;
 use crate::services::health::fact::{
     Fact, RECORD_BYTES_MAX, RegisterId, TestKind, TestResult, as_date, as_time,
 };
-
-/// Most changes of one page.
-pub const CHANGES_MAX: usize = 1_000;
 
 /// A page of a register's feed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
