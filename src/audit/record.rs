@@ -49,6 +49,8 @@ names!(
         Drain = "drain",
         /// Keys, revocations and limits were loaded again.
         Reload = "reload",
+        /// A register was asked about one citizen.
+        RegisterLookup = "register_lookup",
         /// Keys were made, imported, rotated, revoked or retired.
         Keys = "keys",
         /// A token for the admin listener was made or revoked.

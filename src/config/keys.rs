@@ -442,6 +442,45 @@ sections! {
         max: usize = 1_000_000, Rule::Within(1, 10_000_000);
     }
 
+    /// The national registers that the services follow: where they are, and how long and how often they are asked.
+    Registers registers {
+        /// Population register: which PC-COVID codes and tokens are whose. "" for one that isn't followed; http for
+        /// loopback addresses only.
+        population_url: Option<String> = None, Rule::Any;
+        /// Insurance register: which insurance codes are whose.
+        insurance_url: Option<String> = None, Rule::Any;
+        /// Vaccination register.
+        vaccination_url: Option<String> = None, Rule::Any;
+        /// Testing register.
+        testing_url: Option<String> = None, Rule::Any;
+        /// Certificates, PEM, of those who issue the registers' certificates. Nobody else is trusted.
+        ca_file: Option<PathBuf> = None, Rule::Any;
+        /// The certificate that the gateway shows to registers, PEM, with its chain; goes with key_file.
+        certificate_file: Option<PathBuf> = None, Rule::Any;
+        /// Its key, PEM.
+        key_file: Option<PathBuf> = None, Rule::Any;
+        /// Holds the secrets by which registers sign what they push, in NAME.secret; a register without one can't push.
+        secrets_dir: Option<PathBuf> = None, Rule::Any;
+        /// From one question for changes to the next, where there were none. A half to the whole of it, at random.
+        poll_ms: u64 = 10_000, Rule::Within(10, 86_400_000);
+        /// Until a connection is there.
+        connect_timeout_ms: u64 = 2_000, Rule::Within(10, 600_000);
+        /// One request, from its start to the end of its answer.
+        request_timeout_ms: u64 = 10_000, Rule::Within(10, 600_000);
+        /// Bytes of a page of changes; 1,000 changes have 250 KB.
+        page_bytes_max: usize = 1_048_576, Rule::Within(1_024, 16 * MIB);
+        /// Requests to one register at once, so that a slow one holds nothing but its own.
+        in_flight_max: usize = 4, Rule::Within(1, 64);
+        /// How often a request that failed is sent again.
+        retries_max: u32 = 3, Rule::Within(0, 16);
+        /// Longest pause before the first of them; each after it may take twice as long.
+        backoff_ms: u64 = 200, Rule::Within(1, 30_000);
+        /// Failures in a row, retries included, after which a register is left alone.
+        breaker_failures: u32 = 5, Rule::Within(1, 1_000);
+        /// How long.
+        breaker_pause_ms: u64 = 30_000, Rule::Within(10, 3_600_000);
+    }
+
     /// Contact tracing: what is assumed of entries and exits that are missing, and what officers may ask for.
     Tracing tracing {
         /// How long a stay lasts whose exit, or entry, nobody scanned: a meal, a class or a clinic's morning.

@@ -7,6 +7,7 @@ pub mod feedback;
 mod health;
 mod links;
 mod places;
+mod registers;
 mod trace;
 mod tracing;
 mod types;
@@ -33,6 +34,9 @@ pub use health::{
 };
 pub use links::{FeedState, FeedSummary, LinkRequest};
 pub use places::{PlaceLine, PlaceTold, PlacesPut};
+pub use registers::{
+    LookupRequest, PushAnswer, REGISTER_CHANGES_MAX, RefusedChange, RegisterState, RegisterStates,
+};
 pub use trace::TraceRequest;
 pub use tracing::{
     Acknowledged, CASE_ID_CHARS_MAX, CaseRequest, Notification, NotificationSettings, Notifications,
@@ -60,8 +64,8 @@ pub fn document() -> &'static str {
     ),
     components(schemas(
         Acknowledged, Alive, CaseRequest, CheckinRequest, Draining, Duplicate, ExportedCheckin, FeedState,
-        FeedSummary, LinkRequest, Notification, NotificationSettings, Notifications, Notified, Original, Problem,
-        Readiness, Recorded, Refused, Reloaded, SealedContacts, Stats, TraceCase, TraceCases, TraceContact,
+        FeedSummary, LinkRequest, LookupRequest, Notification, NotificationSettings, Notifications, Notified, Original, Problem, PushAnswer,
+        Readiness, Recorded, Refused, RefusedChange, RegisterState, RegisterStates, Reloaded, SealedContacts, Stats, TraceCase, TraceCases, TraceContact,
         TraceContacts, TraceMeeting, TraceRequest
     )),
     tags(
@@ -109,6 +113,8 @@ fn describe() -> utoipa::openapi::OpenApi {
         feedback::add_to(components);
         health::add_to(components);
         places::add_to(components);
+        let (name, scheme) = registers::scheme();
+        components.add_security_scheme(name, scheme);
     }
     let paths = PathsBuilder::new()
         .path("/v1/checkins", item(HttpMethod::Post, checkins()))
@@ -136,7 +142,8 @@ fn describe() -> utoipa::openapi::OpenApi {
         .path("/v1/export", admin(HttpMethod::Get, export()))
         .path("/v1/trace", traces())
         .path("/v1/links", feed());
-    let of_services = health::paths().into_iter().chain(places::paths()).chain(tracing::paths());
+    let of_services =
+        health::paths().into_iter().chain(places::paths()).chain(registers::paths()).chain(tracing::paths());
     let paths = of_services.fold(paths, |paths, (path, item)| paths.path(path, item));
     document.paths = feedback::paths(paths).build();
     document

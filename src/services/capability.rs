@@ -12,6 +12,7 @@ use super::Host;
 use super::feedback::Feedback;
 use super::health::Health;
 use super::places::Places;
+use super::registers::Registers;
 use super::tracing::Tracing;
 use crate::config::Config;
 use crate::journal::Event;
@@ -145,6 +146,8 @@ pub struct Capabilities {
     pub health: Arc<Health>,
     /// Feedback.
     pub feedback: Arc<Feedback>,
+    /// The national registers' feeds.
+    pub registers: Arc<Registers>,
     /// Contact tracing.
     pub tracing: Arc<Tracing>,
 }
@@ -155,9 +158,11 @@ impl Capabilities {
     /// # Errors
     /// Tables can't be opened.
     pub fn open(state: &State, config: &Config, host: &Arc<dyn Host>) -> Result<Self, StateError> {
+        let health = Arc::new(Health::open(state, host)?);
         Ok(Self {
             places: Arc::new(Places::open(state, config.places.max)?),
-            health: Arc::new(Health::open(state, host)?),
+            registers: Arc::new(Registers::open(state, Arc::clone(&health) as _)?),
+            health,
             feedback: Feedback::open(state, config)?,
             tracing: Arc::new(Tracing::open(state, &config.tracing)?),
         })
@@ -169,6 +174,7 @@ impl Capabilities {
             Arc::clone(&self.places) as _,
             Arc::clone(&self.health) as _,
             Arc::clone(&self.feedback) as _,
+            Arc::clone(&self.registers) as _,
             Arc::clone(&self.tracing) as _,
         ]
     }

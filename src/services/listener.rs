@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 
 use super::ask::Ask;
-use super::{Services, feedback, health, places, tracing};
+use super::{Services, feedback, health, places, registers, tracing};
 use crate::listen::body::{self, BodyError};
 use crate::listen::{Answer, Body, Peer, Service};
 use crate::openapi;
@@ -32,7 +32,7 @@ impl Service for Listener {
     }
 }
 
-async fn answer(services: &Services, request: Request<Incoming>, peer: Peer) -> Response<Bytes> {
+async fn answer(services: &Arc<Services>, request: Request<Incoming>, peer: Peer) -> Response<Bytes> {
     let now = UnixMillis::now();
     let (head, body) = request.into_parts();
     let ask = Ask { head, body: Bytes::new(), peer, now };
@@ -68,12 +68,15 @@ fn bytes_max(services: &Services, ask: &Ask) -> (usize, &'static str) {
         (_, "/v1/feedback/photos") => {
             (services.capabilities.feedback.photo_bytes_max(), "feedback.photo_bytes_max")
         }
+        (_, path) if registers::is_push(path) => {
+            (services.registers.page_bytes_max(), "registers.page_bytes_max")
+        }
         _ => usual,
     }
 }
 
 /// The capability that a path belongs to, by its first part behind `/v1/`.
-async fn route(services: &Services, ask: &Ask) -> Result<Response<Bytes>, Refused> {
+async fn route(services: &Arc<Services>, ask: &Ask) -> Result<Response<Bytes>, Refused> {
     let path = ask.head.uri.path();
     let reads = matches!(*ask.method(), Method::GET | Method::HEAD);
     match path {
@@ -91,6 +94,7 @@ async fn route(services: &Services, ask: &Ask) -> Result<Response<Bytes>, Refuse
         Some("feedback") => feedback::answer(services, ask).await,
         Some("health") => health::http::answer(services, ask).await,
         Some("places") => places::http::answer(services, ask).await,
+        Some("registers") => registers::answer(services, ask).await,
         _ => Err(Refused::new(Cause::NotFound, "there is nothing under this path")),
     }
 }
