@@ -6,11 +6,11 @@ use utoipa::openapi::path::{
     HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem, PathsBuilder,
 };
 use utoipa::openapi::request_body::RequestBodyBuilder;
-use utoipa::openapi::schema::{ArrayBuilder, OneOfBuilder, Schema};
+use utoipa::openapi::schema::{ArrayBuilder, OneOfBuilder, Schema, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Components, Content, Ref, Required, ServerBuilder};
 
-use super::{ADMIN_BASIC, ADMIN_TOKEN, DEVICE_TOKEN, binary, content, described, ok, types};
+use super::{ADMIN_BASIC, ADMIN_TOKEN, DEVICE_TOKEN, binary, content, described, header, ok, types};
 use crate::respond::{JSON, NDJSON, PROBLEM_JSON};
 
 /// The name of the security scheme.
@@ -360,7 +360,7 @@ fn send() -> OperationBuilder {
         .request_body(Some(body::<FeedbackRequest>()))
         .response("201", described("Taken").content(JSON, content::<FeedbackTaken>()))
         .response("200", described("Taken before").content(JSON, content::<FeedbackTaken>()))
-        .response("409", problem("The id was used for something else"))
+        .response("409", problem(409))
 }
 
 fn photos() -> OperationBuilder {
@@ -432,26 +432,31 @@ fn export() -> OperationBuilder {
 }
 
 fn problems(operation: OperationBuilder, statuses: &[u16]) -> OperationBuilder {
-    statuses.iter().fold(operation, |operation, status| {
-        let response = match status {
-            400 => problem(
-                "The request can't be read; what is wrong is named. No body where the head isn't one of HTTP",
-            ),
-            403 => problem("The token's holder may not do this"),
-            404 => problem("There is none, or no longer"),
-            409 => problem("It was changed, or used for something else, before"),
-            413 => problem("The body, or the photo, is over its limit"),
-            415 => problem("The body's type isn't taken"),
-            422 => problem("Read, and not acceptable; the member is named"),
-            status => super::problem(*status),
-        };
-        operation.response(status.to_string(), response)
-    })
+    statuses
+        .iter()
+        .fold(operation, |operation, status| operation.response(status.to_string(), problem(*status)))
 }
 
-fn problem(text: &str) -> utoipa::openapi::Response {
+fn problem(status: u16) -> utoipa::openapi::Response {
+    let text = match status {
+        400 => "The request can't be read; what is wrong is named. No body where the head isn't one of HTTP",
+        403 => "The token's holder may not do this",
+        404 => "There is none, or no longer",
+        409 => "It was changed, or used for something else, before",
+        413 => "The body, or the photo, is over its limit",
+        415 => "The body's type isn't taken",
+        422 => "Read, and not acceptable; the member is named",
+        429 => "More than this sender may",
+        status => super::meaning(status),
+    };
     let response = described(text).content(PROBLEM_JSON, content::<FeedbackProblem>());
-    response.build()
+    match status {
+        401 => response.header("WWW-Authenticate", header(Type::String, "How to ask")),
+        405 => response.header("Allow", header(Type::String, "The methods that this path has")),
+        429 | 503 => response.header("Retry-After", header(Type::Integer, "Seconds to wait")),
+        _ => response,
+    }
+    .build()
 }
 
 fn parameter(name: &str, of: ParameterIn, schema: Schema) -> ParameterBuilder {
