@@ -9,6 +9,8 @@ use hyper::Response;
 use serde::Serialize;
 
 use super::Host;
+use super::health::Health;
+use super::places::Places;
 use crate::config::Config;
 use crate::journal::Event;
 use crate::respond::{self, Refused};
@@ -124,20 +126,28 @@ pub trait Capability: Send + Sync {
 }
 
 /// One of each capability.
-pub struct Capabilities {}
+pub struct Capabilities {
+    /// The directory of places.
+    pub places: Arc<Places>,
+    /// Vaccinations, tests and recoveries.
+    pub health: Arc<Health>,
+}
 
 impl Capabilities {
     /// Opens the tables of each.
     ///
     /// # Errors
     /// Tables can't be opened.
-    pub fn open(_state: &State, _config: &Config, _host: &Arc<dyn Host>) -> Result<Self, StateError> {
-        Ok(Self {})
+    pub fn open(state: &State, config: &Config, host: &Arc<dyn Host>) -> Result<Self, StateError> {
+        Ok(Self {
+            places: Arc::new(Places::open(state, config.places.max)?),
+            health: Arc::new(Health::open(state, host)?),
+        })
     }
 
     /// Each of them, for the log.
     pub fn all(&self) -> Vec<Arc<dyn Capability>> {
-        vec![]
+        vec![Arc::clone(&self.places) as _, Arc::clone(&self.health) as _]
     }
 
     /// Fills what each holds in memory.
