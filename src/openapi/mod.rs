@@ -3,6 +3,7 @@
 //! Every status that an operation can answer with is listed, so that a tester can take an unlisted one for
 //! a fault.
 
+mod declarations;
 mod links;
 mod trace;
 mod types;
@@ -23,6 +24,10 @@ use crate::observe::metrics::CONTENT_TYPE as OPENMETRICS;
 use crate::observe::stats::Stats;
 use crate::respond::{EVENTS, JSON, NDJSON, PROBLEM_JSON};
 
+pub use declarations::{
+    AmendRequest, CheckRequest, Declaration, DeclarationCheck, DeclarationPage, DeclarationRequest,
+    DeclaredFor, EarlierRevision, FormList, FormVersion, JourneyCode, Relation,
+};
 pub use links::{FeedState, FeedSummary, LinkRequest};
 pub use trace::TraceRequest;
 pub use types::{
@@ -52,7 +57,8 @@ pub fn document() -> &'static str {
     tags(
         (name = "checkins", description = "For devices"),
         (name = "health", description = "For load balancers"),
-        (name = "admin", description = "For operators, on the admin listener only: the public one answers 404")
+        (name = "admin", description = "For operators, on the admin listener only: the public one answers 404"),
+        (name = "services", description = "What the check-ins are for, on the services' listener only")
     )
 )]
 struct Types;
@@ -90,8 +96,9 @@ fn describe() -> utoipa::openapi::OpenApi {
         let basic = admin(HttpAuthScheme::Basic, "The same token as the password of its name");
         components.add_security_scheme(ADMIN_TOKEN, SecurityScheme::Http(bearer));
         components.add_security_scheme(ADMIN_BASIC, SecurityScheme::Http(basic));
+        declarations::add_to(components);
     }
-    document.paths = PathsBuilder::new()
+    let paths = PathsBuilder::new()
         .path("/v1/checkins", item(HttpMethod::Post, checkins()))
         .path("/v1/frames", item(HttpMethod::Post, frames()))
         .path(
@@ -116,8 +123,8 @@ fn describe() -> utoipa::openapi::OpenApi {
         .path("/v1/reload", admin(HttpMethod::Post, reload()))
         .path("/v1/export", admin(HttpMethod::Get, export()))
         .path("/v1/trace", traces())
-        .path("/v1/links", feed())
-        .build();
+        .path("/v1/links", feed());
+    document.paths = declarations::paths(paths).build();
     document
 }
 
@@ -373,8 +380,10 @@ fn meaning(status: u16) -> &'static str {
     match status {
         400 => "The request can't be read; what is wrong is named. No body where the head isn't one of HTTP",
         401 => "No valid token",
+        403 => "The token is not one for this",
         404 => "No such path on this listener; frames where frames.enabled is false",
         405 => "The path has other methods",
+        409 => "It was decided otherwise before",
         408 => "The body took too long to arrive",
         411 => "The body's length isn't told",
         413 => "The body, a line, a payload or an image is over its limit",

@@ -10,7 +10,7 @@ use utoipa::{PartialSchema as _, ToSchema};
 
 use super::FeedSummary;
 use crate::request::{CLIENT_ID_CHARS_MAX, FRAME_ID_CHARS_MAX};
-use crate::respond::Rejection;
+use crate::respond::{Cause, Rejection};
 use crate::scan::{App, Direction, DirectionRequest, Form, Outcome, Subject, Trust};
 
 /// One scan to check in.
@@ -424,7 +424,9 @@ fn refusal() -> Schema {
 }
 
 fn problem_outcome() -> Schema {
-    words("How the scan or the request ended", refusals().chain(Rejection::NAMES.iter().copied()))
+    let of_services = Cause::ALL.iter().map(|cause| cause.name());
+    let names = refusals().chain(Rejection::NAMES.iter().copied()).chain(of_services);
+    words("How the scan or the request ended", names.collect::<std::collections::BTreeSet<_>>())
 }
 
 fn problem_type() -> Schema {

@@ -9,6 +9,7 @@ use hyper::Response;
 use serde::Serialize;
 
 use super::Host;
+use super::declarations::Declarations;
 use super::health::Health;
 use super::places::Places;
 use crate::config::Config;
@@ -127,6 +128,8 @@ pub trait Capability: Send + Sync {
 
 /// One of each capability.
 pub struct Capabilities {
+    /// Health and movement declarations.
+    pub declarations: Arc<Declarations>,
     /// The directory of places.
     pub places: Arc<Places>,
     /// Vaccinations, tests and recoveries.
@@ -140,6 +143,7 @@ impl Capabilities {
     /// Tables can't be opened.
     pub fn open(state: &State, config: &Config, host: &Arc<dyn Host>) -> Result<Self, StateError> {
         Ok(Self {
+            declarations: Arc::new(Declarations::open(state, config, host)?),
             places: Arc::new(Places::open(state, config.places.max)?),
             health: Arc::new(Health::open(state, host)?),
         })
@@ -147,7 +151,11 @@ impl Capabilities {
 
     /// Each of them, for the log.
     pub fn all(&self) -> Vec<Arc<dyn Capability>> {
-        vec![Arc::clone(&self.places) as _, Arc::clone(&self.health) as _]
+        vec![
+            Arc::clone(&self.declarations) as _,
+            Arc::clone(&self.places) as _,
+            Arc::clone(&self.health) as _,
+        ]
     }
 
     /// Fills what each holds in memory.

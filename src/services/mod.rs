@@ -22,6 +22,7 @@ pub mod ask;
 pub mod capability;
 pub mod log;
 mod counters;
+pub mod declarations;
 pub mod health;
 pub mod places;
 mod listener;
@@ -133,6 +134,7 @@ impl Services {
     pub fn housekeeping(&self, now: UnixMillis) {
         let minute = now.0.div_euclid(60_000);
         if self.expired_in_minute.swap(minute, Ordering::Relaxed) != minute {
+            self.capabilities.declarations.housekeeping(&*self.host, &self.log, now);
             self.log.expire(now);
         }
     }
