@@ -6,14 +6,27 @@ mod support;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use scangate::config::Config;
+use scangate::gateway::Gateway;
+use scangate::issue::{self, RoleRef};
+use scangate::scan::{App, UnixMillis};
 use serde_json::{Value, json};
 use support::codes;
-use support::gateway::{Gateway, Site};
+use support::gateway::{self, Site};
 use support::http::{Client, Response, bearer, problem};
 
 const MOTHER: &str = "001093029317";
+
+/// A request with a token and JSON.
+fn call(to: SocketAddr, token: &str, method: &str, path: &str, body: &Value) -> Response {
+    let authorization = bearer(token);
+    let headers = [("Authorization", authorization.as_str()), ("Content-Type", "application/json")];
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    Client::connect(to).request(method, path, &headers, body.as_bytes())
+}
 
 /// A gateway with services, and where those listen.
 struct Place {
@@ -28,10 +41,7 @@ fn place() -> Place {
 
 impl Place {
     fn call(&self, token: &str, method: &str, path: &str, body: &Value) -> Response {
-        let authorization = bearer(token);
-        let headers = [("Authorization", authorization.as_str()), ("Content-Type", "application/json")];
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        Client::connect(self.services).request(method, path, &headers, body.as_bytes())
+        call(self.services, token, method, path, body)
     }
 
     fn get(&self, token: &str, path: &str) -> Response {
@@ -63,7 +73,7 @@ fn movement(id: &str, whom: &Value) -> Value {
 }
 
 /// The one check-in's person in the export, as a pseudonym.
-fn persons(gateway: &Gateway) -> Vec<String> {
+fn persons(gateway: &gateway::Gateway) -> Vec<String> {
     let range = format!("/v1/export?from={}&to={}", codes::at(-3600), codes::at(3600));
     let began = Instant::now();
     loop {
@@ -331,6 +341,58 @@ fn what_was_acknowledged_outlives_a_kill_and_is_there_once() {
         all
     };
     assert_eq!(sorted(listed), sorted(made), "codes included");
+}
+
+/// A gateway in this process, whose services are told another time.
+#[test]
+fn within_a_minute_an_old_code_is_refused_at_a_scan_and_past_its_retention_a_declaration_is_gone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut config = Config::default();
+    config.gateway.data_dir = directory.path().join("data");
+    config.listen.addr = ([127, 0, 0, 1], 0).into();
+    config.listen.admin = ([127, 0, 0, 1], 0).into();
+    config.services.listen = Some(([127, 0, 0, 1], 0).into());
+    config.journal.segment_bytes = 8 << 20;
+    let gateway = Gateway::start(&config).expect("a gateway");
+    let (public, listen) = (gateway.address(), gateway.services_address().expect("services"));
+    let (services, signals) = (gateway.services().map(Arc::clone).expect("services"), gateway.signals());
+    let thread = std::thread::spawn(move || gateway.run().expect("a good end"));
+    let (data, now) = (&config.gateway.data_dir, UnixMillis::now());
+    let token = |role| {
+        issue::issue_device(data, App::Vneid, role, None, Duration::from_hours(24), now).expect("a token")
+    };
+    let (mother, gate) = (token(RoleRef::Person(MOTHER)), token(RoleRef::Place("gate 1")));
+    let made = call(listen, &mother, "POST", "/v1/declarations", &movement("m-1", &json!("self"))).json();
+    let path = format!("/v1/declarations/{}", made["declaration"].as_str().expect("an id"));
+    let answers = movement("m-1", &json!("self"))["answers"].clone();
+    let amend = json!({"revision": 1, "version": 1, "answers": answers});
+    let amended = call(listen, &mother, "PUT", &path, &amend).json();
+    services.housekeeping(UnixMillis(now.0 + 120_000));
+    let scan = |id: &str, made: &Value| {
+        call(public, &gate, "POST", "/v1/checkins", &json!({"id": id, "qr": made["code"]["qr"]}))
+    };
+    problem(&scan("s-1", &made), 422, "revoked");
+    let good = scan("s-2", &amended);
+    assert_eq!(good.status, 201, "{}", good.text());
+    let printed = issue::issue_person(data, MOTHER, issue::PRINTED_TTL, now).expect("a code");
+    let scanned = scan("s-3", &json!({"code": {"qr": printed}}));
+    assert_eq!(scanned.status, 200, "the same person: {}", scanned.text());
+
+    let days = |days: i64| UnixMillis(now.0 + days * 86_400_000);
+    services.housekeeping(days(32));
+    assert_eq!(
+        call(listen, &mother, "GET", &path, &Value::Null).status,
+        200,
+        "it ended in two days and a half"
+    );
+    services.housekeeping(days(33));
+    problem(&call(listen, &mother, "GET", &path, &Value::Null), 404, "not_found");
+    let checked =
+        call(listen, &gate, "POST", "/v1/declarations/check", &json!({"qr": amended["code"]["qr"]}));
+    assert_eq!(checked.json(), json!({"valid": false, "reason": "expired"}));
+    drop(services);
+    signals.stop();
+    thread.join().expect("the gateway's end");
 }
 
 /// Whether any file below holds these bytes.
