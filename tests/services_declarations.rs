@@ -1,6 +1,8 @@
 //! Declarations over HTTP, on a gateway of its own: a family declares, a journey's code is scanned, amended and taken back,
 //! everything acknowledged outlives a kill, and no name, number or code is left anywhere.
 
+#![allow(clippy::indexing_slicing)]
+
 mod support;
 
 use std::fs;

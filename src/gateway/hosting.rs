@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::Shared;
+use super::{Gateway, Shared};
 use crate::audit::AuditLog;
 use crate::authenticate::{AdminAuth, Authenticator};
 use crate::identity::Identity;
 use crate::identity::links::Links;
-use crate::services::Host;
+use crate::services::{Host, Services};
 use crate::store::Store;
 use crate::verify::KeyStore;
 
@@ -42,5 +42,12 @@ impl Host for Shared {
 
     fn window_s_max(&self) -> u16 {
         self.widest_window_s
+    }
+}
+
+impl Gateway {
+    /// The services, where there are any.
+    pub fn services(&self) -> Option<&Arc<Services>> {
+        self.services.as_ref().map(|(services, _)| services)
     }
 }

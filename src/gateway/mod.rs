@@ -250,11 +250,6 @@ impl Gateway {
         self.services.as_ref().map(|(_, listener)| listener.address())
     }
 
-    /// The services, where there are any.
-    pub fn services(&self) -> Option<&Arc<Services>> {
-        self.services.as_ref().map(|(services, _)| services)
-    }
-
     /// Whether its keys are good for loopback only.
     pub fn has_development_keys(&self) -> bool {
         self.shared.keys.load().is_dev()

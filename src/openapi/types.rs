@@ -424,9 +424,9 @@ fn refusal() -> Schema {
 }
 
 fn problem_outcome() -> Schema {
-    let of_services = Cause::ALL.iter().map(|cause| cause.name());
-    let names = refusals().chain(Rejection::NAMES.iter().copied()).chain(of_services);
-    words("How the scan or the request ended", names.collect::<std::collections::BTreeSet<_>>())
+    let of_gateway: Vec<&'static str> = refusals().chain(Rejection::NAMES.iter().copied()).collect();
+    let of_services = Cause::ALL.iter().map(|one| one.name()).filter(|name| !of_gateway.contains(name));
+    words("How the scan or the request ended", of_gateway.iter().copied().chain(of_services))
 }
 
 fn problem_type() -> Schema {
