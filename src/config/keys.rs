@@ -442,6 +442,15 @@ sections! {
         max: usize = 1_000_000, Rule::Within(1, 10_000_000);
     }
 
+    /// Health and movement declarations.
+    Declarations declarations {
+        /// How long a declaration is kept after it was made, or after its journey ended: as check-ins are
+        /// (store.retention_days), since tracers read them together.
+        retention_days: u32 = 30, Rule::Within(1, 3_650);
+        /// Declarations that one person may make within 24 hours: a family's of a few journeys.
+        per_day_max: usize = 100, Rule::Within(1, 10_000);
+    }
+
     /// The national registers that the services follow: where they are, and how long and how often they are asked.
     Registers registers {
         /// Population register: which PC-COVID codes and tokens are whose. "" for one that isn't followed; http for

@@ -54,6 +54,7 @@ pub struct Identity {
     later: Box<[hmac::Key]>,
     person_cti: Aes128,
     place_cti: Aes128,
+    sealed: Aes128,
     device: sip::SipHasher24,
     client: sip128::SipHasher24,
 }
@@ -77,6 +78,7 @@ impl Identity {
         Self {
             person_cti: Aes128::new(&Array::from(*key("person cti"))),
             place_cti: Aes128::new(&Array::from(*key("place cti"))),
+            sealed: Aes128::new(&Array::from(*key("sealed person"))),
             device: sip::SipHasher24::new_with_key(&key("device")),
             client: sip128::SipHasher24::new_with_key(&key("client")),
             pepper,
@@ -177,6 +179,7 @@ impl Identity {
             Holder::Cti(TokenKind::Device, _) => {
                 Err(Refusal::new(Outcome::WrongSubject, "the code stands for a device"))
             }
+            Holder::Sealed { cti, person } => Ok(ResolvedSubject::Person(self.unsealed(*cti, *person))),
             Holder::Person { label, value } => {
                 Ok(ResolvedSubject::Person(self.person_named(&[label, ":", value])))
             }
@@ -208,6 +211,27 @@ impl Identity {
     /// The cti that stands for a place.
     pub fn cti_of_place(&self, place: PlaceKey) -> [u8; 16] {
         encrypt(&self.place_cti, place.0)
+    }
+
+    /// The cti of a code that is issued for one purpose, by the purpose's id: its first 14 bytes, and the epoch of the
+    /// pepper that the person sealed under it is of.
+    pub fn sealed_cti(purpose: [u8; 16], epoch: u16) -> [u8; 16] {
+        let mut cti = purpose;
+        let [.., high, low] = &mut cti;
+        [*high, *low] = epoch.to_be_bytes();
+        cti
+    }
+
+    /// A person's pseudonym, of the epoch that the cti names, sealed under that cti: one AES block, so that two codes of
+    /// one person have nothing in common that is to be seen without the pepper.
+    pub fn sealed(&self, cti: [u8; 16], person: Pseudonym) -> [u8; 16] {
+        encrypt(&self.sealed, xor(person.0, cti))
+    }
+
+    /// The inverse of [`Self::sealed`], taken through the rotations since.
+    pub fn unsealed(&self, cti: [u8; 16], sealed: [u8; 16]) -> Pseudonym {
+        let [.., high, low] = cti;
+        self.rotated(Pseudonym(xor(decrypt(&self.sealed, sealed), cti)), u16::from_be_bytes([high, low]))
     }
 
     /// The key of the hash in check-in ids: equal on every gateway that shares the pepper.
@@ -247,6 +271,11 @@ impl Identity {
 
 fn rotated(key: &hmac::Key, person: Pseudonym) -> Pseudonym {
     Pseudonym(first(hmac::sign(key, &person.0).as_ref()))
+}
+
+fn xor(mut one: [u8; 16], other: [u8; 16]) -> [u8; 16] {
+    one.iter_mut().zip(other).for_each(|(byte, with)| *byte ^= with);
+    one
 }
 
 fn encrypt(cipher: &Aes128, block: [u8; 16]) -> [u8; 16] {
@@ -366,6 +395,20 @@ mod tests {
         let place = identity.place("gate 4");
         assert_eq!(identity.place_of_cti(identity.cti_of_place(place)), place);
         assert_ne!(identity.cti_of_place(PlaceKey(person.0)), cti);
+    }
+
+    #[test]
+    fn a_sealed_person_is_the_same_person_and_no_two_seals_are_alike() {
+        let identity = identity(7);
+        let person = identity.person_reference("001090123456");
+        let [one, other] = [[1; 16], [2; 16]].map(|purpose| Identity::sealed_cti(purpose, 0));
+        assert_eq!(one[..14], [1; 14]);
+        let seals = [one, other].map(|cti| identity.sealed(cti, person));
+        assert_ne!(seals[0], seals[1]);
+        let holder = Holder::Sealed { cti: one, person: seals[0] };
+        assert_eq!(identity.holder(&holder), Ok(ResolvedSubject::Person(person)));
+        assert_ne!(identity.unsealed(other, seals[0]), person);
+        assert_ne!(super::tests::identity(8).unsealed(one, seals[0]), person);
     }
 
     #[test]

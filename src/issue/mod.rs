@@ -13,12 +13,12 @@ pub use self::explain::{Explanation, explain};
 #[cfg(test)]
 pub(crate) use self::token::sg1_token;
 pub use self::token::{
-    Code, Issuer, RoleRef, cti_of, issue_device, issue_device_bound, issue_device_named, issue_person,
-    issue_place,
+    Code, Issuer, RoleRef, SealedIssuer, cti_of, issue_device, issue_device_bound, issue_device_named,
+    issue_person, issue_place,
 };
 pub use crate::verify::Revocation;
 pub use crate::verify::manage::{
-    KeyInfo, KeyUse, ensure_development, keys_generate, keys_list, keys_revoke, keys_rotate,
+    KeyInfo, KeyUse, ensure_development, keys_generate, keys_list, keys_revoke, keys_revoke_all, keys_rotate,
 };
 
 use std::time::Duration;

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{IssueError, REFERENCE_BYTES_MAX};
 use crate::identity::Identity;
 use crate::payload::SG1_PREFIX;
-use crate::scan::{App, UnixMillis};
+use crate::scan::{App, Pseudonym, UnixMillis};
 use crate::verify::manage::{SigningKey, device_signing_key, sg1_signing_key};
 use crate::verify::sg1::PRIVATE_CLAIM;
 use crate::verify::{Keys, KeysError, Kid, Pepper, TokenKind};
@@ -210,7 +210,38 @@ impl Issuer {
         let revoked_until_s = self.keys.cti_revoked_until_s(&cti).unwrap_or(0);
         let iat = now.seconds().max(revoked_until_s.saturating_add(1).min(now.seconds() + 1));
         let expires_at_s = expiry(now.seconds(), ttl)?;
-        Ok(Code { payload: sign_sg1(&self.key, kind, cti, iat, expires_at_s)?, cti, expires_at_s })
+        Ok(Code { payload: sign_sg1(&self.key, kind, cti, None, iat, expires_at_s)?, cti, expires_at_s })
+    }
+}
+
+/// The key that codes for one purpose each are signed with: codes of persons that can be revoked alone. The private key is
+/// zeroed when it is dropped.
+pub struct SealedIssuer(SigningKey);
+
+impl SealedIssuer {
+    /// Reads the key.
+    pub fn open(data_dir: &Path, now: UnixMillis) -> Result<Self, IssueError> {
+        Ok(Self(sg1_signing_key(data_dir, now)?))
+    }
+
+    /// The id of the key that signs.
+    pub fn kid(&self) -> &str {
+        &self.0.kid
+    }
+
+    /// The code of a person, by a cti of [`Identity::sealed_cti`], with its times in seconds since 1970. The same code
+    /// each time.
+    pub fn issue(
+        &self,
+        identity: &Identity,
+        cti: [u8; 16],
+        person: Pseudonym,
+        issued_at_s: i64,
+        expires_at_s: i64,
+    ) -> Result<Code, IssueError> {
+        let sealed = Some(identity.sealed(cti, person));
+        let payload = sign_sg1(&self.0, TokenKind::Person, cti, sealed, issued_at_s, expires_at_s)?;
+        Ok(Code { payload, cti, expires_at_s })
     }
 }
 
@@ -219,14 +250,16 @@ fn sign_sg1(
     key: &SigningKey,
     kind: TokenKind,
     cti: [u8; 16],
+    sealed: Option<[u8; 16]>,
     issued_at_s: i64,
     expires_at_s: i64,
 ) -> Result<String, IssueError> {
     let kid = Kid::parse(&key.kid).ok_or(IssueError::Signing { what: "SG1 token" })?;
-    sg1_token(&key.pair, kid, &key.issuer, key.epoch, kind, cti, issued_at_s, expires_at_s)
+    token(&key.pair, kid, &key.issuer, key.epoch, kind, cti, sealed, issued_at_s, expires_at_s)
 }
 
-/// Encodes and signs one token from its parts. The encoding is the deterministic one that `verify` reads.
+/// Encodes and signs one token of one's own cti.
+#[cfg(test)]
 #[allow(clippy::too_many_arguments)] // One per claim; a struct would only rename them.
 pub(crate) fn sg1_token(
     pair: &Ed25519KeyPair,
@@ -238,17 +271,34 @@ pub(crate) fn sg1_token(
     issued_at_s: i64,
     expires_at_s: i64,
 ) -> Result<String, IssueError> {
+    token(pair, kid, issuer, epoch, kind, cti, None, issued_at_s, expires_at_s)
+}
+
+/// Encodes and signs one token from its parts. The encoding is the deterministic one that `verify` reads.
+#[allow(clippy::too_many_arguments)] // One per claim; a struct would only rename them.
+fn token(
+    pair: &Ed25519KeyPair,
+    kid: Kid,
+    issuer: &str,
+    epoch: u32,
+    kind: TokenKind,
+    cti: [u8; 16],
+    sealed: Option<[u8; 16]>,
+    issued_at_s: i64,
+    expires_at_s: i64,
+) -> Result<String, IssueError> {
     let signing = |_| IssueError::Signing { what: "SG1 token" };
-    let private = Value::Map(vec![
+    let mut private = vec![
         (Value::Text("t".to_owned()), Value::from(kind.code())),
         (Value::Text("e".to_owned()), Value::from(epoch)),
-    ]);
+    ];
+    private.extend(sealed.map(|person| (Value::Text("p".to_owned()), Value::Bytes(person.to_vec()))));
     let claims = ClaimsSetBuilder::new()
         .issuer(issuer.to_owned())
         .expiration_time(Timestamp::WholeSeconds(expires_at_s))
         .issued_at(Timestamp::WholeSeconds(issued_at_s))
         .cwt_id(cti.to_vec())
-        .private_claim(PRIVATE_CLAIM, private)
+        .private_claim(PRIVATE_CLAIM, Value::Map(private))
         .build()
         .to_vec()
         .map_err(signing)?;
@@ -314,6 +364,33 @@ mod tests {
         assert_ne!(identity.person_of_cti(verified.cti), identity.person(&other));
         assert_eq!(cti_of(dir.path(), TokenKind::Person, "001090123456").unwrap(), verified.cti);
         assert_ne!(cti_of(dir.path(), TokenKind::Place, "001090123456").unwrap(), verified.cti);
+    }
+
+    #[test]
+    fn a_code_for_one_purpose_is_the_persons_and_goes_alone() {
+        let (dir, identity, _) = data_dir();
+        let person = identity.person_reference("001090123456");
+        let cti = Identity::sealed_cti([9; 16], identity.epoch());
+        let issuer = SealedIssuer::open(dir.path(), NOW).unwrap();
+        let issue = |at_s| issuer.issue(&identity, cti, person, at_s, at_s + 3600).unwrap().payload;
+        let (code, printed) =
+            (issue(NOW.seconds()), issue_person(dir.path(), "001090123456", PRINTED_TTL, NOW).unwrap());
+        assert_eq!(code, issue(NOW.seconds()));
+        assert!(code.len() < 300, "{}", code.len());
+        let holder = |text: &str, keys: &Keys| {
+            let Ok(Claim::Signed(form)) = payload::parse(text) else { panic!("not SG1") };
+            crate::verify::signed(form, NOW, keys).map(|verified| identity.holder(&verified.holder))
+        };
+        let is_person = Ok(Ok(crate::verify::ResolvedSubject::Person(person)));
+        let keys = Keys::load(dir.path()).unwrap();
+        assert_eq!([holder(&code, &keys), holder(&printed, &keys)], [is_person, is_person]);
+        crate::issue::keys_revoke(dir.path(), &crate::issue::Revocation::Cti(cti), NOW).unwrap();
+        let keys = Keys::load(dir.path()).unwrap();
+        assert!(holder(&code, &keys).is_err());
+        assert_eq!(
+            [holder(&printed, &keys), holder(&issue(NOW.seconds() + 1), &keys)],
+            [is_person, is_person]
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Every status that an operation can answer with is listed, so that a tester can take an unlisted one for
 //! a fault.
 
+mod declarations;
 pub mod feedback;
 mod health;
 mod links;
@@ -28,6 +29,10 @@ use crate::observe::metrics::CONTENT_TYPE as OPENMETRICS;
 use crate::observe::stats::Stats;
 use crate::respond::{EVENTS, JSON, NDJSON, PROBLEM_JSON};
 
+pub use declarations::{
+    AmendRequest, CheckRequest, Declaration, DeclarationCheck, DeclarationPage, DeclarationRequest,
+    DeclaredFor, EarlierRevision, FormList, FormVersion, JourneyCode, Relation,
+};
 pub use health::{
     HealthCode, HealthFact, HealthFacts, HealthHistory, HealthProvenance, HealthRead, HealthTaken,
     HealthVersion,
@@ -115,6 +120,7 @@ fn describe() -> utoipa::openapi::OpenApi {
         places::add_to(components);
         let (name, scheme) = registers::scheme();
         components.add_security_scheme(name, scheme);
+        declarations::add_to(components);
     }
     let paths = PathsBuilder::new()
         .path("/v1/checkins", item(HttpMethod::Post, checkins()))
@@ -144,6 +150,7 @@ fn describe() -> utoipa::openapi::OpenApi {
         .path("/v1/links", feed());
     let of_services =
         health::paths().into_iter().chain(places::paths()).chain(registers::paths()).chain(tracing::paths());
+    let paths = declarations::paths(paths);
     let paths = of_services.fold(paths, |paths, (path, item)| paths.path(path, item));
     document.paths = feedback::paths(paths).build();
     document
@@ -404,8 +411,8 @@ fn meaning(status: u16) -> &'static str {
         403 => "The token isn't good for this",
         404 => "No such path on this listener; frames where frames.enabled is false",
         405 => "The path has other methods",
+        409 => "It was decided otherwise before",
         408 => "The body took too long to arrive",
-        409 => "It was told otherwise before, or is under way",
         411 => "The body's length isn't told",
         413 => "The body, a line, a payload or an image is over its limit",
         415 => "The body's type or encoding isn't taken; Accept-Encoding tells the encodings",

@@ -9,6 +9,7 @@ use hyper::Response;
 use serde::Serialize;
 
 use super::Host;
+use super::declarations::Declarations;
 use super::feedback::Feedback;
 use super::health::Health;
 use super::places::Places;
@@ -140,6 +141,8 @@ pub trait Capability: Send + Sync {
 
 /// One of each capability.
 pub struct Capabilities {
+    /// Health and movement declarations.
+    pub declarations: Arc<Declarations>,
     /// The directory of places.
     pub places: Arc<Places>,
     /// Vaccinations, tests and recoveries.
@@ -160,6 +163,7 @@ impl Capabilities {
     pub fn open(state: &State, config: &Config, host: &Arc<dyn Host>) -> Result<Self, StateError> {
         let health = Arc::new(Health::open(state, host)?);
         Ok(Self {
+            declarations: Arc::new(Declarations::open(state, config, host)?),
             places: Arc::new(Places::open(state, config.places.max)?),
             registers: Arc::new(Registers::open(state, Arc::clone(&health) as _)?),
             health,
@@ -171,6 +175,7 @@ impl Capabilities {
     /// Each of them, for the log.
     pub fn all(&self) -> Vec<Arc<dyn Capability>> {
         vec![
+            Arc::clone(&self.declarations) as _,
             Arc::clone(&self.places) as _,
             Arc::clone(&self.health) as _,
             Arc::clone(&self.feedback) as _,

@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 
 use super::ask::Ask;
-use super::{Services, feedback, health, places, registers, tracing};
+use super::{Services, declarations, feedback, health, places, registers, tracing};
 use crate::listen::body::{self, BodyError};
 use crate::listen::{Answer, Body, Peer, Service};
 use crate::openapi;
@@ -95,6 +95,7 @@ async fn route(services: &Arc<Services>, ask: &Ask) -> Result<Response<Bytes>, R
         Some("health") => health::http::answer(services, ask).await,
         Some("places") => places::http::answer(services, ask).await,
         Some("registers") => registers::answer(services, ask).await,
+        Some("declarations" | "forms") => declarations::answer(services, ask).await,
         _ => Err(Refused::new(Cause::NotFound, "there is nothing under this path")),
     }
 }

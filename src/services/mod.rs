@@ -21,6 +21,7 @@
 pub mod ask;
 pub mod capability;
 mod counters;
+pub mod declarations;
 pub mod feedback;
 pub mod health;
 mod listener;
@@ -158,6 +159,7 @@ impl Services {
                     }
                 }
             }
+            self.capabilities.declarations.housekeeping(&*self.host, &self.log, now);
             self.capabilities.feedback.expire(&self.log, now);
             self.log.expire(now);
         }

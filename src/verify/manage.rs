@@ -292,6 +292,12 @@ pub fn keys_revoke(data_dir: &Path, revocation: &Revocation, now: UnixMillis) ->
     revocations::append(data_dir, revocation, now)
 }
 
+/// The same of several, each with its time and all with one fsync.
+pub fn keys_revoke_all(data_dir: &Path, revocations: &[(Revocation, UnixMillis)]) -> Result<(), KeysError> {
+    keyfile::create_dirs(data_dir)?;
+    revocations::append_all(data_dir, revocations)
+}
+
 /// A signing key with its private part, held for as long as something is issued.
 pub(crate) struct SigningKey {
     pub(crate) pair: Ed25519KeyPair,

@@ -51,6 +51,13 @@ pub struct Verified {
 pub enum Holder {
     /// The cti of one of scangate's own tokens, and what kind it is of.
     Cti(TokenKind, [u8; 16]),
+    /// A person who is sealed under the cti of one of scangate's own tokens, for a code that has to be revoked alone.
+    Sealed {
+        /// The code's cti.
+        cti: [u8; 16],
+        /// What `identity` opens with it.
+        person: [u8; 16],
+    },
     /// A person by another issuer's name, and the label that keeps the issuers' names apart.
     Person {
         /// `uvci` or `shc`.
@@ -67,7 +74,7 @@ impl Holder {
     pub const fn kind(&self) -> TokenKind {
         match self {
             Self::Cti(kind, _) => *kind,
-            Self::Person { .. } => TokenKind::Person,
+            Self::Sealed { .. } | Self::Person { .. } => TokenKind::Person,
             Self::NhsVenue(_) => TokenKind::Place,
         }
     }
@@ -78,6 +85,7 @@ impl std::fmt::Debug for Holder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Cti(kind, _) => write!(f, "Cti({}, ..)", kind.name()),
+            Self::Sealed { .. } => f.write_str("Sealed(..)"),
             Self::Person { label, .. } => write!(f, "Person({label}, ..)"),
             Self::NhsVenue(_) => f.write_str("NhsVenue(..)"),
         }

@@ -3,9 +3,12 @@
 //! ```text
 //! [ h'{1: -8, 4: kid}', {}, h'claims', signature ]       kid of 4 to 8 bytes, 64 bytes of Ed25519
 //! claims = {1: iss, 4: exp, 6: iat, 7: cti, -65537: {"t": kind, "e": epoch}}
+//! a person's, issued for one purpose:  … -65537: {"t": 0, "e": epoch, "p": h'16 bytes'}}
 //! ```
 //!
 //! - Every byte is either signed or fixed, so a token has exactly one text.
+//! - A person's `cti` is all that stands for them, so revoking it revokes every code of theirs. A code that has to go
+//!   alone, as a journey's, has a `cti` of its own, and the person sealed under it in `p` ([`Holder::Sealed`]).
 //! - The signature is checked before any claim is looked at.
 //! - `exp` is exact, but for a token that lives no longer than [`ROTATING_TTL_S_MAX`]: that one is good for
 //!   `verify.rotating_skew_s` more. `iat` may lie up to [`SKEW_S`] ahead, for an issuer whose clock runs fast.
@@ -97,6 +100,8 @@ pub struct Sg1 {
     pub kind: TokenKind,
     /// The reference that it carries.
     pub cti: [u8; 16],
+    /// The person sealed under the cti, where that is not the person's own.
+    pub sealed: Option<[u8; 16]>,
     /// The key that signed it.
     pub kid: Kid,
     /// When it was issued, in seconds since 1970.
@@ -116,7 +121,11 @@ fn validity(issued_at_s: i64, expires_at_s: i64, rotating_skew_s: u32) -> Validi
 
 impl From<Sg1> for Verified {
     fn from(token: Sg1) -> Self {
-        Self { holder: Holder::Cti(token.kind, token.cti), form: Form::Sg1, validity: token.validity }
+        let holder = match token.sealed {
+            Some(person) => Holder::Sealed { cti: token.cti, person },
+            None => Holder::Cti(token.kind, token.cti),
+        };
+        Self { holder, form: Form::Sg1, validity: token.validity }
     }
 }
 
@@ -200,6 +209,7 @@ impl<'a> Opened<'a> {
         let token = Sg1 {
             kind: claims.kind,
             cti: claims.cti,
+            sealed: claims.sealed,
             kid,
             issued_at_s: claims.issued_at_s,
             expires_at_s: claims.expires_at_s,
@@ -331,6 +341,7 @@ struct Claims<'a> {
     cti: [u8; 16],
     kind: TokenKind,
     epoch: i64,
+    sealed: Option<[u8; 16]>,
 }
 
 /// Exactly the five claims, in any order.
@@ -351,23 +362,24 @@ fn claims(payload: &[u8]) -> Option<Claims<'_>> {
         }
     }
     reader.end()?;
-    let (kind, epoch) = private?;
-    let claims =
-        Claims { issuer: issuer?, expires_at_s: expires?, issued_at_s: issued?, cti: cti?, kind, epoch };
+    let (kind, epoch, sealed) = private?;
+    let (expires_at_s, issued_at_s) = (expires?, issued?);
+    let claims = Claims { issuer: issuer?, expires_at_s, issued_at_s, cti: cti?, kind, epoch, sealed };
     (claims.issuer.len() <= ISSUER_BYTES_MAX && claims.issued_at_s >= 0).then_some(claims)
 }
 
-fn private_claim(reader: &mut Reader<'_>) -> Option<(TokenKind, i64)> {
-    if reader.map()? != 2 {
-        return None;
-    }
-    let (mut kind, mut epoch) = (None, None);
-    for _ in 0..2 {
+fn private_claim(reader: &mut Reader<'_>) -> Option<(TokenKind, i64, Option<[u8; 16]>)> {
+    let members = reader.map().filter(|members| (2..=3).contains(members))?;
+    let (mut kind, mut epoch, mut sealed) = (None, None, None);
+    for _ in 0..members {
         match reader.text()? {
             "t" if kind.is_none() => kind = Some(TokenKind::from_code(reader.integer()?)?),
             "e" if epoch.is_none() => epoch = Some(reader.integer()?),
+            "p" if sealed.is_none() => sealed = Some(reader.bytes()?.try_into().ok()?),
             _ => return None,
         }
     }
-    Some((kind?, epoch?))
+    let kind = kind?;
+    // Only a person is ever sealed.
+    (sealed.is_none() || kind == TokenKind::Person).then_some((kind, epoch?, sealed))
 }

@@ -360,8 +360,15 @@ fn lock(data_dir: &Path) -> Result<File, KeysError> {
 
 /// Appends one revocation to the lines, durable when this returns. The key directories exist.
 pub(super) fn append(data_dir: &Path, revocation: &Revocation, at: UnixMillis) -> Result<(), KeysError> {
+    append_all(data_dir, &[(revocation.clone(), at)])
+}
+
+/// Appends revocations to the lines, all of them or none, durable when this returns. The key directories exist.
+pub(super) fn append_all(data_dir: &Path, revocations: &[(Revocation, UnixMillis)]) -> Result<(), KeysError> {
     let _lock = lock(data_dir)?;
-    lines::append(&keyfile::revoked_path(data_dir), &lines::write_line(revocation, at))
+    let lines: Vec<u8> =
+        revocations.iter().flat_map(|(revocation, at)| lines::write_line(revocation, *at)).collect();
+    lines::append(&keyfile::revoked_path(data_dir), &lines)
 }
 
 #[cfg(test)]
