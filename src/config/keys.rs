@@ -424,6 +424,16 @@ sections! {
         max: usize = 1_000_000, Rule::Within(1, 10_000_000);
     }
 
+    /// The risk map: how many people were where, by day, so that nobody can be found in it.
+    RiskMap risk_map {
+        /// The smallest group of persons that is told of, and what figures are rounded down to.
+        k: u16 = 10, Rule::Within(10, 1_000);
+        /// How long after a day's end its figures are made. They never change, so what arrives later isn't in them.
+        delay_s: u64 = 21_600, Rule::Within(0, 30 * DAY_S);
+        /// Days that are told, and that are counted at a first start.
+        days: u16 = 30, Rule::Within(1, 366);
+    }
+
     /// Log lines on standard error. They never hold a payload, a name or a number.
     Log log {
         /// The least severe event that is logged. "info" tells of starts, stops and changes of state,

@@ -4,6 +4,7 @@
 //! a fault.
 
 mod links;
+mod risk_map;
 mod trace;
 mod types;
 
@@ -24,6 +25,7 @@ use crate::observe::stats::Stats;
 use crate::respond::{EVENTS, JSON, NDJSON, PROBLEM_JSON};
 
 pub use links::{FeedState, FeedSummary, LinkRequest};
+pub use risk_map::{MapDay, MapDays, MapFeature, MapFeatures, MapFigures};
 pub use trace::TraceRequest;
 pub use types::{
     Alive, BatchLine, CheckinRequest, Draining, Duplicate, ExportedCheckin, LineResult, Original, Problem,
@@ -47,12 +49,13 @@ pub fn document() -> &'static str {
     ),
     components(schemas(
         Alive, CheckinRequest, Draining, Duplicate, ExportedCheckin, FeedState, FeedSummary, LinkRequest,
-        Original, Problem, Readiness, Recorded, Refused, Reloaded, Stats, TraceRequest
+        MapDay, MapDays, MapFeature, MapFeatures, MapFigures, Original, Problem, Readiness, Recorded, Refused, Reloaded, Stats, TraceRequest
     )),
     tags(
         (name = "checkins", description = "For devices"),
         (name = "health", description = "For load balancers"),
-        (name = "admin", description = "For operators, on the admin listener only: the public one answers 404")
+        (name = "admin", description = "For operators, on the admin listener only: the public one answers 404"),
+        (name = "services", description = "What the check-ins are for, on the services' listener")
     )
 )]
 struct Types;
@@ -91,7 +94,7 @@ fn describe() -> utoipa::openapi::OpenApi {
         components.add_security_scheme(ADMIN_TOKEN, SecurityScheme::Http(bearer));
         components.add_security_scheme(ADMIN_BASIC, SecurityScheme::Http(basic));
     }
-    document.paths = PathsBuilder::new()
+    document.paths = risk_map::paths(PathsBuilder::new())
         .path("/v1/checkins", item(HttpMethod::Post, checkins()))
         .path("/v1/frames", item(HttpMethod::Post, frames()))
         .path(

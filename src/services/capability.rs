@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::Host;
 use super::health::Health;
 use super::places::Places;
+use super::risk_map::RiskMap;
 use crate::config::Config;
 use crate::journal::Event;
 use crate::respond::{self, Refused};
@@ -131,6 +132,8 @@ pub struct Capabilities {
     pub places: Arc<Places>,
     /// Vaccinations, tests and recoveries.
     pub health: Arc<Health>,
+    /// The risk map.
+    pub risk_map: Arc<RiskMap>,
 }
 
 impl Capabilities {
@@ -139,15 +142,17 @@ impl Capabilities {
     /// # Errors
     /// Tables can't be opened.
     pub fn open(state: &State, config: &Config, host: &Arc<dyn Host>) -> Result<Self, StateError> {
+        let places = Arc::new(Places::open(state, config.places.max)?);
         Ok(Self {
-            places: Arc::new(Places::open(state, config.places.max)?),
             health: Arc::new(Health::open(state, host)?),
+            risk_map: Arc::new(RiskMap::open(state, config, Arc::clone(&places))?),
+            places,
         })
     }
 
     /// Each of them, for the log.
     pub fn all(&self) -> Vec<Arc<dyn Capability>> {
-        vec![Arc::clone(&self.places) as _, Arc::clone(&self.health) as _]
+        vec![Arc::clone(&self.places) as _, Arc::clone(&self.health) as _, Arc::clone(&self.risk_map) as _]
     }
 
     /// Fills what each holds in memory.

@@ -7,10 +7,11 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 
 use super::ask::Ask;
-use super::{Services, places};
+use super::{Services, places, risk_map};
 use crate::listen::body::{self, BodyError};
 use crate::listen::{Answer, Body, Peer, Service};
 use crate::openapi;
+use crate::pages;
 use crate::respond::{self, Cause, Refused, Rejection};
 use crate::scan::UnixMillis;
 
@@ -75,7 +76,13 @@ async fn route(services: &Services, ask: &Ask) -> Result<Response<Bytes>, Refuse
         _ => {}
     }
     match ask.path().first() {
+        Some(&"map") => risk_map::answer(services, ask).await,
         Some(&"places") => places::http::answer(services, ask).await,
-        _ => Err(Refused::new(Cause::NotFound, "there is nothing under this path")),
+        _ => match pages::map(ask.head.uri.path()) {
+            Some(file) if [Method::GET, Method::HEAD].contains(ask.method()) => {
+                Ok(file.answer(ask.headers()))
+            }
+            _ => Err(Refused::new(Cause::NotFound, "there is nothing under this path")),
+        },
     }
 }

@@ -24,6 +24,7 @@ pub mod log;
 mod counters;
 pub mod health;
 pub mod places;
+pub mod risk_map;
 mod listener;
 
 use std::path::Path;
@@ -63,6 +64,8 @@ pub trait Host: Send + Sync {
     fn audit(&self) -> &AuditLog;
     /// The widest deduplication window, in seconds: how far apart two rows of one check-in may be.
     fn window_s_max(&self) -> u16;
+    /// When the oldest check-in arrived that isn't in the store yet; none if all are.
+    fn oldest_unstored(&self) -> Option<UnixMillis>;
 }
 
 /// Why the services don't start.
@@ -129,11 +132,12 @@ impl Services {
         listen::run(settings, tls, service, listen::Drain::new())
     }
 
-    /// Once a second; once a minute of that, what is past its time goes.
-    pub fn housekeeping(&self, now: UnixMillis) {
+    /// Once a second; once a minute of that, what is past its time goes, and days that are over come on the map.
+    pub fn housekeeping(self: &Arc<Self>, now: UnixMillis) {
         let minute = now.0.div_euclid(60_000);
         if self.expired_in_minute.swap(minute, Ordering::Relaxed) != minute {
             self.log.expire(now);
+            risk_map::publish_due(self, now);
         }
     }
 
@@ -155,6 +159,7 @@ impl Services {
 
     /// Applies what the log holds, and ends. Nothing is recorded from then on.
     pub fn close(&self) {
+        self.capabilities.risk_map.stop();
         self.log.close();
     }
 }

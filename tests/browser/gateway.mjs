@@ -20,13 +20,17 @@ async function freePort() {
 }
 
 export class Gateway {
-  // `settings`: environment variables without SCANGATE_.
+  // `settings`: environment variables without SCANGATE_. With SERVICES__LISTEN, whatever it says, there are services.
   static async start(settings = {}) {
     const gateway = new Gateway();
     gateway.directory = await mkdtemp(join(tmpdir(), 'scangate-browser-'));
     gateway.data = join(gateway.directory, 'data');
     gateway.environment = Object.fromEntries(Object.entries(settings).map(([key, value]) => [`SCANGATE_${key}`, value]));
-    const [publicPort, adminPort] = [await freePort(), await freePort()];
+    const [publicPort, adminPort, servicesPort] = [await freePort(), await freePort(), await freePort()];
+    if (gateway.environment.SCANGATE_SERVICES__LISTEN) {
+      gateway.environment.SCANGATE_SERVICES__LISTEN = `127.0.0.1:${servicesPort}`;
+      gateway.servicesOrigin = `http://localhost:${servicesPort}`;
+    }
     // Browsers open the camera on localhost as on HTTPS.
     gateway.publicOrigin = `http://localhost:${publicPort}`;
     gateway.adminOrigin = `http://localhost:${adminPort}`;

@@ -1,4 +1,4 @@
-// Both pages in headless Chromium, against a gateway of its own. `.ci/browser` installs what it needs and runs it:
+// All pages in headless Chromium, against a gateway of its own. `.ci/browser` installs what it needs and runs it:
 //
 //   node tests/browser/run.mjs [part of a case's name]
 
@@ -8,6 +8,7 @@ import { join, resolve } from 'node:path';
 
 import { broken, launch, visit } from './browser.mjs';
 import { Gateway } from './gateway.mjs';
+import { CASES as MAP } from './map.mjs';
 import { CASES as SCAN } from './scan.mjs';
 import { CASES as STATUS } from './status.mjs';
 import { film } from './video.mjs';
@@ -68,9 +69,10 @@ async function runAll(group, cases, world) {
 
 try {
   const free = { LIMITS__DEVICE_SCANS_PER_S: '0', FRAMES__DEVICE_MS_PER_S: '0', FRAMES__PRIORITY: 'low' };
-  const [gateway, watched, narrow, full, artist] = await Promise.all([
+  const [gateway, watched, mapped, narrow, full, artist] = await Promise.all([
     started(free),
     started(free),
+    started({ SERVICES__LISTEN: 'yes' }),
     started({ LIMITS__DEVICE_SCANS_PER_S: '1', LIMITS__DEVICE_SCANS_BURST: '2', LIMITS__BATCH_LINES_MAX: '2' }),
     // Its journal fills up, since its store can't be reached; a stop in order would wait for the store.
     started(
@@ -102,8 +104,9 @@ try {
   const stranger = await narrow.token('renewed');
   const scanner = { browser, gateway, narrow, code, stranger, folder };
   const status = { browser, gateway: watched, full, code: await watched.code(), folder };
-  // Most of a case is waiting: the two groups do it together.
-  await Promise.all([runAll('scan', SCAN, scanner), runAll('status', STATUS, status)]);
+  const map = { browser, gateway: mapped, folder };
+  // Most of a case is waiting: the groups do it together.
+  await Promise.all([runAll('scan', SCAN, scanner), runAll('status', STATUS, status), runAll('map', MAP, map)]);
   await runAll('self-test', SELF, scanner);
 } finally {
   for (const end of cleanup.reverse()) await end().catch((error) => console.log(`${error}`));
