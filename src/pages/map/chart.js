@@ -5,9 +5,10 @@ const { L } = window;
 const SIGNS = { hidden: '', none: '', exposed: ' ▲', cluster: ' ■' };
 const PLAIN = { weight: 1.5, dashArray: null };
 const EDGES = { hidden: { weight: 1, dashArray: '2 4' }, none: PLAIN, exposed: { weight: 4, dashArray: '8 6' }, cluster: { weight: 4, dashArray: null } };
-// Labels would cover each other below this; in pixels of a district's smaller side.
-const LABEL_MIN = 26;
-const NAME_MIN = 74;
+// A label's size in pixels, by its text: near enough to keep labels apart.
+const LETTER_WIDTH = 7.6;
+const LINE_HEIGHT = 16;
+const LABEL_MARGIN = 8;
 
 export class Chart {
   // `describe`: what a feature is called and says, as lines of text.
@@ -44,13 +45,13 @@ export class Chart {
       style: ({ properties: { level, class: number } }) => ({ ...EDGES[level], className: `area class-${number} level-${level}`, fillOpacity: 1 }),
       onEachFeature: (feature, area) => {
         this.areas.set(feature.id, area);
-        area.bindTooltip(() => this.card(feature), { sticky: true, className: 'card-tip' });
+        area.bindTooltip(() => this.card(feature), { sticky: true, opacity: 1, className: 'card-tip' });
         area.on('click', () => this.chosen(feature));
       },
     }).addTo(this.map);
     this.dots = L.geoJSON(drawn(places), {
-      pointToLayer: ({ properties: { level } }, at) => L.circleMarker(at, { ...PLAIN, radius: level === 'none' ? 5 : 8, className: `dot level-${level}`, fillOpacity: 1 }),
-      onEachFeature: (feature, dot) => dot.bindTooltip(() => this.card(feature), { className: 'card-tip' }),
+      pointToLayer: ({ properties: { level } }, at) => L.circleMarker(at, { ...PLAIN, radius: level === 'none' ? 4 : 6, className: `dot level-${level}`, fillOpacity: 1 }),
+      onEachFeature: (feature, dot) => dot.bindTooltip(() => this.card(feature), { opacity: 1, className: 'card-tip' }),
     }).addTo(this.map);
     // Marked edges lie above plain ones.
     for (const area of this.areas.values()) {
@@ -72,6 +73,7 @@ export class Chart {
   }
 
   whole() {
+    for (const area of this.areas.values()) area.closeTooltip();
     const bounds = this.layer?.getBounds();
     if (bounds?.isValid()) this.map.fitBounds(bounds, { animate: false, padding: [4, 4] });
   }
@@ -91,26 +93,24 @@ export class Chart {
     this.map.zoomOut();
   }
 
-  // What stands in a district, as far as it has room: its name and figure, its figure, or nothing.
+  // What stands in a district, as far as it has room there: its name and figure, its figure, or its sign. The marked and
+  // the large ones choose first, and no label covers another.
   label() {
     this.labels?.remove();
+    const wishes = [...this.areas.values()].map((area) => {
+      const { feature } = area;
+      const [low, high] = ['getSouthWest', 'getNorthEast'].map((corner) => this.map.latLngToLayerPoint(area.getBounds()[corner]()));
+      const at = centre(feature);
+      return { properties: feature.properties, at, middle: this.map.latLngToLayerPoint(at), width: high.x - low.x, height: low.y - high.y };
+    });
+    const rank = ({ properties: { level }, width, height }) => (SIGNS[level] ? 1e9 : 0) + width * height;
+    const taken = [];
     const labels = [];
-    for (const [, area] of this.areas) {
-      const { properties } = area.feature;
-      const bounds = area.getBounds();
-      const [low, high] = [bounds.getSouthWest(), bounds.getNorthEast()].map((corner) => this.map.latLngToLayerPoint(corner));
-      const side = Math.min(high.x - low.x, low.y - high.y);
-      if (side < LABEL_MIN) continue;
-      const label = document.createElement('div');
-      const lines = [this.short(properties)];
-      if (side >= NAME_MIN) lines.unshift(properties.name);
-      for (const line of lines.filter(Boolean)) {
-        const text = document.createElement('span');
-        text.textContent = line;
-        label.append(text);
-      }
-      const icon = L.divIcon({ html: label, className: 'label', iconSize: null });
-      labels.push(L.marker(centre(area.feature), { icon, interactive: false, keyboard: false }));
+    for (const wish of wishes.sort((a, b) => rank(b) - rank(a))) {
+      const { name, level } = wish.properties;
+      const figure = this.short(wish.properties);
+      const lines = [[name, figure], [figure], [SIGNS[level].trim()]].find((lines) => lines.at(-1) && fits(lines, wish, taken));
+      if (lines) labels.push(mark(lines, wish.at));
     }
     this.labels = L.layerGroup(labels).addTo(this.map);
   }
@@ -125,6 +125,28 @@ export class Chart {
     const compact = value >= 10_000 ? { notation: 'compact', maximumFractionDigits: 1 } : {};
     return new Intl.NumberFormat(document.documentElement.lang, compact).format(value);
   }
+}
+
+// Whether a label has room in its district and beside those that are taken, to which it then belongs.
+function fits(lines, { middle, width, height }, taken) {
+  const [wide, high] = [Math.max(...lines.map((line) => line.length)) * LETTER_WIDTH + LABEL_MARGIN, lines.length * LINE_HEIGHT];
+  if (wide > width * 1.1 || high > height) return false;
+  const box = { left: middle.x - wide / 2, right: middle.x + wide / 2, top: middle.y - high / 2, bottom: middle.y + high / 2 };
+  const apart = (other) => box.right < other.left || box.left > other.right || box.bottom < other.top || box.top > other.bottom;
+  if (!taken.every(apart)) return false;
+  taken.push(box);
+  return true;
+}
+
+function mark(lines, at) {
+  const label = document.createElement('div');
+  for (const line of lines) {
+    const text = document.createElement('span');
+    text.textContent = line;
+    label.append(text);
+  }
+  const icon = L.divIcon({ html: label, className: 'label', iconSize: null });
+  return L.marker(at, { icon, interactive: false, keyboard: false });
 }
 
 // The middle of an outline, weighed by area, so that a label stands inside.

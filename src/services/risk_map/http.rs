@@ -117,11 +117,11 @@ impl RiskMap {
                 let of = self.on(*day)?;
                 let districts: Result<Vec<_>, _> = self.told(&of, DISTRICT, None).collect();
                 let cases = self.cases(*day).map_err(unreadable)?;
-                let levels = match cases.is_empty() {
-                    true => BTreeMap::new(),
-                    false => {
-                        geojson::levels(of.k, self.told(&of, PLACE, None), &cases).map_err(unreadable)?
-                    }
+                // Without a case there is no need to look at the places.
+                let levels = if cases.is_empty() {
+                    BTreeMap::new()
+                } else {
+                    geojson::levels(of.k, self.told(&of, PLACE, None), &cases).map_err(unreadable)?
                 };
                 Ok(geojson::districts(&of, &districts.map_err(unreadable)?, &levels))
             }
