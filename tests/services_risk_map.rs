@@ -157,5 +157,5 @@ fn refusals_name_their_field_and_the_page_is_served() {
         "{policy}"
     );
     assert_eq!(map.get("/map/leaflet/leaflet.js", &[]).status, 200);
-    assert_eq!(Client::connect(map.at).request("POST", "/map", &[], b"").status, 404);
+    assert_eq!(Client::connect(map.at).request("POST", "/map", &[], b"").status, 405);
 }

@@ -41,6 +41,8 @@ names!(
         Export = "export",
         /// One person's check-ins were read.
         Trace = "trace",
+        /// What is known of one person's health was read.
+        Health = "health",
         /// A feed linked identifiers.
         Links = "links",
         /// The gateway was told to end.
@@ -53,8 +55,20 @@ names!(
         AdminToken = "admin_token",
         /// The pepper was rotated.
         Pepper = "pepper",
+        /// An officer asked for a case's contacts to be traced.
+        TraceAsk = "trace_ask",
+        /// Another officer approved that.
+        TraceApprove = "trace_approve",
+        /// A case's contacts were read, or sealed.
+        TraceRead = "trace_read",
+        /// A case's contacts were notified.
+        TraceNotify = "trace_notify",
         /// A segment of this log went, its retention over.
         Expire = "expire",
+        /// Feedback was read: the queue, one piece, its photo.
+        Feedback = "feedback",
+        /// Feedback was exported.
+        FeedbackExport = "feedback_export",
     }
 );
 

@@ -418,6 +418,24 @@ sections! {
         log_retain_s: u64 = 604_800, Rule::Within(0, 365 * DAY_S);
     }
 
+    /// Feedback, among the services.
+    Feedback feedback {
+        /// A photo as it is sent. A phone's camera makes 2 to 5 MB, and pages scale it down before.
+        photo_bytes_max: usize = 2_097_152, Rule::Within(1_024, 16 * MIB);
+        /// All photos together, as they are kept: some 5,000 of 200 KB. Past it a photo is answered 503.
+        photos_bytes_max: u64 = 1_073_741_824, Rule::Within(MIB, 1024 * GIB);
+        /// Feedback and photos an hour from one network address, where nobody signs them, and at once after a rest;
+        /// 0 for no limit. Many share an address behind a carrier's or a proxy's.
+        address_per_h: u32 = 60, Rule::Within(0, 1_000_000);
+        /// The same of one person who signs.
+        person_per_h: u32 = 20, Rule::Within(0, 1_000_000);
+        /// Feedback that nobody signed and nobody has answered or rejected; past it more is answered 503, but not
+        /// what is signed.
+        anonymous_open_max: u64 = 10_000, Rule::Within(1, 100_000_000);
+        /// Feedback and its photo go so long after it last changed, answered or not.
+        retention_days: u32 = 365, Rule::Within(1, 3_650);
+    }
+
     /// The directory of places.
     Places places {
         /// Places in it, all of them in memory: some 250 bytes each.
@@ -432,6 +450,30 @@ sections! {
         delay_s: u64 = 21_600, Rule::Within(0, 30 * DAY_S);
         /// Days that are told, and that are counted at a first start.
         days: u16 = 30, Rule::Within(1, 366);
+    }
+
+    /// Contact tracing: what is assumed of entries and exits that are missing, and what officers may ask for.
+    Tracing tracing {
+        /// How long a stay lasts whose exit, or entry, nobody scanned: a meal, a class or a clinic's morning.
+        missing_exit_max_s: u64 = 7_200, Rule::Within(60, DAY_S);
+        /// The longest stay that an entry and an exit are taken for; past it both count as one whose other end is
+        /// missing. A long shift. Rows of that long before and after a stay are read for each place.
+        stay_max_s: u64 = 43_200, Rule::Within(120, 2 * DAY_S);
+        /// How long two must have been at a place together to be contacts.
+        overlap_min_s: u64 = 1, Rule::Within(1, DAY_S);
+        /// Contacts of one case; past it those who were there longest are told, and that it is so.
+        contacts_max: usize = 10_000, Rule::Within(1, 1_000_000);
+        /// Rows read for one case; past it the list ends, and says so. Rows of one place are in memory together, some
+        /// 130 bytes each.
+        rows_max: u64 = 1_000_000, Rule::Within(1_000, 100_000_000);
+        /// Cases that one officer may ask for within an hour.
+        cases_per_h: u32 = 20, Rule::Within(1, 100_000);
+        /// How long a case can be read after another officer has approved it.
+        approval_s: u64 = 259_200, Rule::Within(60, 31 * DAY_S);
+        /// How long cases and notifications are kept.
+        retain_s: u64 = 2_592_000, Rule::Within(3_600, 365 * DAY_S);
+        /// The population register's X25519 public key, PEM, to which lists of contacts are sealed.
+        population_key_file: Option<PathBuf> = None, Rule::Any;
     }
 
     /// Log lines on standard error. They never hold a payload, a name or a number.

@@ -3,9 +3,13 @@
 //! Every status that an operation can answer with is listed, so that a tester can take an unlisted one for
 //! a fault.
 
+pub mod feedback;
+mod health;
 mod links;
+mod places;
 mod risk_map;
 mod trace;
+mod tracing;
 mod types;
 
 use std::sync::LazyLock;
@@ -24,9 +28,18 @@ use crate::observe::metrics::CONTENT_TYPE as OPENMETRICS;
 use crate::observe::stats::Stats;
 use crate::respond::{EVENTS, JSON, NDJSON, PROBLEM_JSON};
 
+pub use health::{
+    HealthCode, HealthFact, HealthFacts, HealthHistory, HealthProvenance, HealthRead, HealthTaken,
+    HealthVersion,
+};
 pub use links::{FeedState, FeedSummary, LinkRequest};
+pub use places::{PlaceLine, PlaceTold, PlacesPut};
 pub use risk_map::{MapDay, MapDays, MapFeature, MapFeatures, MapFigures};
 pub use trace::TraceRequest;
+pub use tracing::{
+    Acknowledged, CASE_ID_CHARS_MAX, CaseRequest, Notification, NotificationSettings, Notifications,
+    Notified, SealedContacts, TraceCase, TraceCases, TraceContact, TraceContacts, TraceMeeting,
+};
 pub use types::{
     Alive, BatchLine, CheckinRequest, Draining, Duplicate, ExportedCheckin, LineResult, Original, Problem,
     Recorded, Refused, Reloaded,
@@ -48,14 +61,16 @@ pub fn document() -> &'static str {
         description = "QR check-ins: read, verified, deduplicated and durable before they are answered."
     ),
     components(schemas(
-        Alive, CheckinRequest, Draining, Duplicate, ExportedCheckin, FeedState, FeedSummary, LinkRequest,
-        MapDay, MapDays, MapFeature, MapFeatures, MapFigures, Original, Problem, Readiness, Recorded, Refused, Reloaded, Stats, TraceRequest
+        Acknowledged, Alive, CaseRequest, CheckinRequest, Draining, Duplicate, ExportedCheckin, FeedState,
+        FeedSummary, LinkRequest, MapDay, MapDays, MapFeature, MapFeatures, MapFigures, Notification, NotificationSettings, Notifications, Notified, Original, Problem,
+        Readiness, Recorded, Refused, Reloaded, SealedContacts, Stats, TraceCase, TraceCases, TraceContact,
+        TraceContacts, TraceMeeting, TraceRequest
     )),
     tags(
         (name = "checkins", description = "For devices"),
         (name = "health", description = "For load balancers"),
         (name = "admin", description = "For operators, on the admin listener only: the public one answers 404"),
-        (name = "services", description = "What the check-ins are for, on the services' listener")
+        (name = "services", description = "What check-ins are for, on the services' listener")
     )
 )]
 struct Types;
@@ -93,8 +108,11 @@ fn describe() -> utoipa::openapi::OpenApi {
         let basic = admin(HttpAuthScheme::Basic, "The same token as the password of its name");
         components.add_security_scheme(ADMIN_TOKEN, SecurityScheme::Http(bearer));
         components.add_security_scheme(ADMIN_BASIC, SecurityScheme::Http(basic));
+        feedback::add_to(components);
+        health::add_to(components);
+        places::add_to(components);
     }
-    document.paths = risk_map::paths(PathsBuilder::new())
+    let paths = risk_map::paths(PathsBuilder::new())
         .path("/v1/checkins", item(HttpMethod::Post, checkins()))
         .path("/v1/frames", item(HttpMethod::Post, frames()))
         .path(
@@ -119,8 +137,10 @@ fn describe() -> utoipa::openapi::OpenApi {
         .path("/v1/reload", admin(HttpMethod::Post, reload()))
         .path("/v1/export", admin(HttpMethod::Get, export()))
         .path("/v1/trace", traces())
-        .path("/v1/links", feed())
-        .build();
+        .path("/v1/links", feed());
+    let of_services = health::paths().into_iter().chain(places::paths()).chain(tracing::paths());
+    let paths = of_services.fold(paths, |paths, (path, item)| paths.path(path, item));
+    document.paths = feedback::paths(paths).build();
     document
 }
 
@@ -376,9 +396,11 @@ fn meaning(status: u16) -> &'static str {
     match status {
         400 => "The request can't be read; what is wrong is named. No body where the head isn't one of HTTP",
         401 => "No valid token",
+        403 => "The token isn't good for this",
         404 => "No such path on this listener; frames where frames.enabled is false",
         405 => "The path has other methods",
         408 => "The body took too long to arrive",
+        409 => "It was told otherwise before, or is under way",
         411 => "The body's length isn't told",
         413 => "The body, a line, a payload or an image is over its limit",
         415 => "The body's type or encoding isn't taken; Accept-Encoding tells the encodings",

@@ -21,9 +21,12 @@ fn is_a_library(file: &File) -> bool {
 
 #[test]
 fn every_file_that_is_named_is_served_and_the_reverse() {
-    for (files, prefix, page) in
-        [(&*SCAN_FILES, "/scan", "/scan"), (&*STATUS_FILES, "/status", "/"), (&*MAP_FILES, "/map", "/map")]
-    {
+    for (files, prefix, page) in [
+        (&*SCAN_FILES, "/scan", "/scan"),
+        (&*STATUS_FILES, "/status", "/"),
+        (&*FEEDBACK_FILES, "/feedback", "/feedback"),
+        (&*MAP_FILES, "/map", "/map"),
+    ] {
         let served: BTreeSet<&str> = files.iter().map(|file| file.path).collect();
         assert_eq!(served.len(), files.len(), "a path is there twice");
         let mut used = BTreeSet::from([page, "/scan/zxing/LICENSE"]);
@@ -52,7 +55,7 @@ fn every_file_that_is_named_is_served_and_the_reverse() {
 
 #[test]
 fn pages_hold_no_script_or_style_and_name_no_other_origin() {
-    for file in SCAN_FILES.iter().chain(&*STATUS_FILES).chain(&*MAP_FILES) {
+    for file in SCAN_FILES.iter().chain(&*STATUS_FILES).chain(&*FEEDBACK_FILES).chain(&*MAP_FILES) {
         if is_a_library(file) || file.content_type == TEXT {
             continue;
         }
@@ -118,7 +121,7 @@ fn a_known_file_is_not_sent_again() {
 
 #[test]
 fn only_the_worker_reaches_further_and_only_wasm_is_compressed() {
-    for file in SCAN_FILES.iter().chain(&*STATUS_FILES).chain(&*MAP_FILES) {
+    for file in SCAN_FILES.iter().chain(&*STATUS_FILES).chain(&*FEEDBACK_FILES).chain(&*MAP_FILES) {
         let answer = file.answer(&HeaderMap::new());
         let headers = answer.headers();
         assert_eq!(headers.contains_key("service-worker-allowed"), file.path == WORKER, "{}", file.path);
@@ -147,7 +150,7 @@ fn the_decoder_is_the_one_its_package_names() {
 fn leaflet_is_as_its_list_says() {
     let list = include_str!("map/leaflet/README.md");
     for name in ["leaflet.js", "leaflet.css", "LICENSE"] {
-        let file = map(&format!("/map/leaflet/{name}")).expect("a file");
+        let file = services(&format!("/map/leaflet/{name}")).expect("a file");
         let hash = digest::digest(&SHA256, &file.body);
         let digits = crate::verify::hex(hash.as_ref());
         assert!(list.contains(&format!("| `{digits}` |")), "{name}: {digits}");
@@ -157,7 +160,7 @@ fn leaflet_is_as_its_list_says() {
 /// The map has both languages' words for everything that its markup names.
 #[test]
 fn the_maps_words_are_there_in_both_languages() {
-    let (page, words) = (map("/map").expect("the page"), map("/map/words.js").expect("the words"));
+    let (page, words) = (services("/map").expect("the page"), services("/map/words.js").expect("the words"));
     let named = ["data-t=\"", "data-t-label=\""]
         .map(|mark| text(page).split(mark).skip(1).collect::<Vec<_>>())
         .concat();

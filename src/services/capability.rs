@@ -9,12 +9,15 @@ use hyper::Response;
 use serde::Serialize;
 
 use super::Host;
+use super::feedback::Feedback;
 use super::health::Health;
 use super::places::Places;
 use super::risk_map::RiskMap;
+use super::tracing::Tracing;
 use crate::config::Config;
 use crate::journal::Event;
 use crate::respond::{self, Refused};
+use crate::scan::UnixMillis;
 
 /// Whose an event is. The number stands in the log and never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -117,6 +120,15 @@ pub trait Capability: Send + Sync {
     /// An event's changes are in the tables: for what is held in memory beside them.
     fn applied(&self, _event: &Event) {}
 
+    /// An event that is due by the time alone, such as that of letting go of what is past its retention; asked once a
+    /// minute.
+    ///
+    /// # Errors
+    /// The tables can't be read.
+    fn due(&self, _now: UnixMillis) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(None)
+    }
+
     /// Fills what is held in memory from the tables, before anybody can ask.
     ///
     /// # Errors
@@ -132,6 +144,10 @@ pub struct Capabilities {
     pub places: Arc<Places>,
     /// Vaccinations, tests and recoveries.
     pub health: Arc<Health>,
+    /// Feedback.
+    pub feedback: Arc<Feedback>,
+    /// Contact tracing.
+    pub tracing: Arc<Tracing>,
     /// The risk map.
     pub risk_map: Arc<RiskMap>,
 }
@@ -145,6 +161,8 @@ impl Capabilities {
         let places = Arc::new(Places::open(state, config.places.max)?);
         Ok(Self {
             health: Arc::new(Health::open(state, host)?),
+            feedback: Feedback::open(state, config)?,
+            tracing: Arc::new(Tracing::open(state, &config.tracing)?),
             risk_map: Arc::new(RiskMap::open(state, config, Arc::clone(&places))?),
             places,
         })
@@ -152,7 +170,13 @@ impl Capabilities {
 
     /// Each of them, for the log.
     pub fn all(&self) -> Vec<Arc<dyn Capability>> {
-        vec![Arc::clone(&self.places) as _, Arc::clone(&self.health) as _, Arc::clone(&self.risk_map) as _]
+        vec![
+            Arc::clone(&self.places) as _,
+            Arc::clone(&self.health) as _,
+            Arc::clone(&self.feedback) as _,
+            Arc::clone(&self.risk_map) as _,
+            Arc::clone(&self.tracing) as _,
+        ]
     }
 
     /// Fills what each holds in memory.

@@ -20,12 +20,14 @@
 
 pub mod ask;
 pub mod capability;
-pub mod log;
 mod counters;
+pub mod feedback;
 pub mod health;
+mod listener;
+pub mod log;
 pub mod places;
 pub mod risk_map;
-mod listener;
+pub mod tracing;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -136,6 +138,17 @@ impl Services {
     pub fn housekeeping(self: &Arc<Self>, now: UnixMillis) {
         let minute = now.0.div_euclid(60_000);
         if self.expired_in_minute.swap(minute, Ordering::Relaxed) != minute {
+            for capability in self.capabilities.all() {
+                match capability.due(now) {
+                    Ok(Some(body)) => self.log.record_later(capability.kind(), body, now),
+                    Ok(None) => {}
+                    Err(error) => {
+                        let error = anyhow::Error::from(error);
+                        ::tracing::error!(%error, "the services' tables can't be read");
+                    }
+                }
+            }
+            self.capabilities.feedback.expire(&self.log, now);
             self.log.expire(now);
             risk_map::publish_due(self, now);
         }
