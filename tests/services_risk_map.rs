@@ -50,7 +50,7 @@ impl Map {
             if days.days.iter().any(|told| told.day == day.to_string()) {
                 return days;
             }
-            assert!(started.elapsed() < Duration::from_secs(60), "{}", self.site.log());
+            assert!(started.elapsed() < Duration::from_mins(1), "{}", self.site.log());
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -65,7 +65,7 @@ impl Map {
             place("library", "Thư viện Quốc gia", "002"),
             place("park", "Công viên Thủ Lệ", "001"),
         ];
-        let lines: String = places.iter().map(|place| format!("{place}\n")).collect();
+        let lines = places.iter().fold(String::new(), |text, place| text + &place.to_string() + "\n");
         let token = self.site.run_ok(&["keys", "admin", "places", "--scope", "services"]);
         assert_eq!(gateway.connect_admin().request("POST", "/v1/reload", &[], b"").status, 200);
         let authorization = format!("Bearer {}", token.trim());
@@ -98,7 +98,7 @@ fn a_finished_day_is_told_rounded_and_hidden_and_then_stays() {
     map.visit(&gateway, "station", 0..23);
     map.visit(&gateway, "library", 20..29);
     map.visit(&gateway, "park", 40..49);
-    gateway.terminate(Duration::from_secs(60));
+    gateway.terminate(Duration::from_mins(1));
 
     let day = Day::of(UnixMillis::now()).plus(-1);
     let gateway = map.site.start();
@@ -128,7 +128,7 @@ fn a_finished_day_is_told_rounded_and_hidden_and_then_stays() {
     map.told(day);
     let after = map.get(&format!("/v1/map/{day}/districts.geojson"), &[]);
     assert_eq!(after.body, before.body);
-    gateway.terminate(Duration::from_secs(60));
+    gateway.terminate(Duration::from_mins(1));
     let log = map.site.log();
     assert!((0..50).all(|serial| !log.contains(&codes::citizen_number(serial))), "{log}");
 }
