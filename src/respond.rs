@@ -36,6 +36,8 @@ pub const NDJSON: &str = "application/x-ndjson";
 pub const JSON: &str = "application/json";
 /// `Content-Type` of server-sent events.
 pub const EVENTS: &str = "text/event-stream";
+/// `Content-Type` of maps (RFC 7946).
+pub const GEO_JSON: &str = "application/geo+json";
 
 /// How one scan ended, with all that its answer says.
 #[derive(Debug)]

@@ -490,6 +490,16 @@ sections! {
         breaker_pause_ms: u64 = 30_000, Rule::Within(10, 3_600_000);
     }
 
+    /// The risk map: how many people were where, by day, so that nobody can be found in it.
+    RiskMap risk_map {
+        /// The smallest group of persons that is told of, and what figures are rounded down to.
+        k: u16 = 10, Rule::Within(10, 1_000);
+        /// How long after a day's end its figures are made. They never change, so what arrives later isn't in them.
+        delay_s: u64 = 21_600, Rule::Within(0, 30 * DAY_S);
+        /// Days that are told, and that are counted at a first start.
+        days: u16 = 30, Rule::Within(1, 366);
+    }
+
     /// Contact tracing: what is assumed of entries and exits that are missing, and what officers may ask for.
     Tracing tracing {
         /// How long a stay lasts whose exit, or entry, nobody scanned: a meal, a class or a clinic's morning.

@@ -7,6 +7,7 @@ use crate::audit::AuditLog;
 use crate::authenticate::{AdminAuth, Authenticator};
 use crate::identity::Identity;
 use crate::identity::links::Links;
+use crate::scan::UnixMillis;
 use crate::services::{Host, Services};
 use crate::store::Store;
 use crate::verify::KeyStore;
@@ -49,5 +50,9 @@ impl Host for Shared {
 
     fn window_s_max(&self) -> u16 {
         self.widest_window_s
+    }
+
+    fn oldest_unstored(&self) -> Option<UnixMillis> {
+        self.drain.oldest_received()
     }
 }

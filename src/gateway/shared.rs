@@ -76,7 +76,7 @@ pub struct Shared {
     data_dir: PathBuf,
     /// The minute in which what is past its retention was last looked for.
     expired_in_minute: AtomicI64,
-    drain: Arc<DrainStats>,
+    pub(super) drain: Arc<DrainStats>,
     history: Mutex<History>,
     reload_failed: AtomicBool,
     listener: OnceLock<(Runtime, Arc<Counters>)>,

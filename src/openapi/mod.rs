@@ -9,6 +9,7 @@ mod health;
 mod links;
 mod places;
 mod registers;
+mod risk_map;
 mod trace;
 mod tracing;
 mod types;
@@ -42,6 +43,7 @@ pub use places::{PlaceLine, PlaceTold, PlacesPut};
 pub use registers::{
     LookupRequest, PushAnswer, REGISTER_CHANGES_MAX, RefusedChange, RegisterState, RegisterStates,
 };
+pub use risk_map::{MapDay, MapDays, MapFeature, MapFeatures, MapFigures};
 pub use trace::TraceRequest;
 pub use tracing::{
     Acknowledged, CASE_ID_CHARS_MAX, CaseRequest, Notification, NotificationSettings, Notifications,
@@ -69,7 +71,7 @@ pub fn document() -> &'static str {
     ),
     components(schemas(
         Acknowledged, Alive, CaseRequest, CheckinRequest, Draining, Duplicate, ExportedCheckin, FeedState,
-        FeedSummary, LinkRequest, LookupRequest, Notification, NotificationSettings, Notifications, Notified, Original, Problem, PushAnswer,
+        FeedSummary, LinkRequest, LookupRequest, MapDay, MapDays, MapFeature, MapFeatures, MapFigures, Notification, NotificationSettings, Notifications, Notified, Original, Problem, PushAnswer,
         Readiness, Recorded, Refused, RefusedChange, RegisterState, RegisterStates, Reloaded, SealedContacts, Stats, TraceCase, TraceCases, TraceContact,
         TraceContacts, TraceMeeting, TraceRequest
     )),
@@ -122,7 +124,7 @@ fn describe() -> utoipa::openapi::OpenApi {
         components.add_security_scheme(name, scheme);
         declarations::add_to(components);
     }
-    let paths = PathsBuilder::new()
+    let paths = risk_map::paths(PathsBuilder::new())
         .path("/v1/checkins", item(HttpMethod::Post, checkins()))
         .path("/v1/frames", item(HttpMethod::Post, frames()))
         .path(

@@ -1,5 +1,5 @@
 //! The pages that a browser opens: the scanner on the public listener, the status page on the admin one, and on the
-//! services' listener the form of feedback and its queue.
+//! services' listener the form of feedback and its queue, and the risk map.
 //!
 //! All files are compiled in, and nothing comes from another origin: the content security policy forbids it, and
 //! scripts or styles inside a page as well. A file is asked for again with its ETag and usually answered 304. The
@@ -35,6 +35,12 @@ const SCAN_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-ev
 const STATUS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
     img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
+
+/// What the map may load: its own files and figures; no tiles, no fonts, nobody else's server. Leaflet makes one element
+/// of text when it starts, which `guard.js` lets through and nothing else.
+const MAP_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+    img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+    require-trusted-types-for 'script'; trusted-types default";
 
 /// What the pages of feedback may load: their own files, and a photo that was read with a token (`blob:`).
 const FEEDBACK_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -91,6 +97,22 @@ const STATUS: &[Source] = &[
     source!("/status/icon.svg", SVG, "shared/icon.svg"),
 ];
 
+const MAP: &[Source] = &[
+    source!("/map", HTML, "map/page.html"),
+    source!("/map/app.js", SCRIPT, "map/app.js"),
+    source!("/map/guard.js", SCRIPT, "map/guard.js"),
+    source!("/map/chart.js", SCRIPT, "map/chart.js"),
+    source!("/map/words.js", SCRIPT, "map/words.js"),
+    source!("/map/language.js", SCRIPT, "shared/language.js"),
+    source!("/map/memory.js", SCRIPT, "shared/memory.js"),
+    source!("/map/base.css", CSS, "shared/base.css"),
+    source!("/map/map.css", CSS, "map/map.css"),
+    source!("/map/icon.svg", SVG, "shared/icon.svg"),
+    source!("/map/leaflet/leaflet.js", SCRIPT, "map/leaflet/leaflet.js"),
+    source!("/map/leaflet/leaflet.css", CSS, "map/leaflet/leaflet.css"),
+    source!("/map/leaflet/LICENSE", TEXT, "map/leaflet/LICENSE"),
+];
+
 const FEEDBACK: &[Source] = &[
     source!("/feedback", HTML, "feedback/page.html"),
     source!("/feedback/app.js", SCRIPT, "feedback/app.js"),
@@ -106,6 +128,7 @@ const FEEDBACK: &[Source] = &[
 
 static SCAN_FILES: LazyLock<Vec<File>> = LazyLock::new(|| files(SCAN, SCAN_POLICY));
 static STATUS_FILES: LazyLock<Vec<File>> = LazyLock::new(|| files(STATUS, STATUS_POLICY));
+static MAP_FILES: LazyLock<Vec<File>> = LazyLock::new(|| files(MAP, MAP_POLICY));
 static FEEDBACK_FILES: LazyLock<Vec<File>> = LazyLock::new(|| files(FEEDBACK, FEEDBACK_POLICY));
 
 /// A file of a page as it is sent.
@@ -130,13 +153,13 @@ pub fn status(path: &str) -> Option<&'static File> {
 
 /// The file under this path of the services' listener.
 pub fn services(path: &str) -> Option<&'static File> {
-    FEEDBACK_FILES.iter().find(|file| file.path == path)
+    FEEDBACK_FILES.iter().chain(&*MAP_FILES).find(|file| file.path == path)
 }
 
 impl File {
     /// The file, or 304 to a browser that has it.
     pub fn answer(&self, request: &HeaderMap) -> Response<Bytes> {
-        let mut response = if self.is_known(request) {
+        let mut response = if is_known(request, &self.etag) {
             respond::not_modified()
         } else {
             respond::ok(self.content_type, self.body.clone())
@@ -168,14 +191,14 @@ impl File {
         }
         response
     }
+}
 
-    /// RFC 9110, 13.1.2: by weak comparison.
-    fn is_known(&self, request: &HeaderMap) -> bool {
-        let mut known = request.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-        known.any(|value| {
-            value.split(',').map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == self.etag)
-        })
-    }
+/// Whether the client has what this tag names: RFC 9110, 13.1.2, by weak comparison.
+pub fn is_known(request: &HeaderMap, etag: &str) -> bool {
+    let mut known = request.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    known.any(|value| {
+        value.split(',').map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
+    })
 }
 
 fn files(sources: &'static [Source], policy: &'static str) -> Vec<File> {
@@ -203,7 +226,7 @@ fn manifest(files: &[File]) -> String {
 }
 
 /// A strong ETag: half of the content's SHA-256, in quotes; enough that no two releases' files share one.
-fn etag(bytes: &[u8]) -> String {
+pub fn etag(bytes: &[u8]) -> String {
     let hash = digest::digest(&SHA256, bytes);
     let half = hash.as_ref().first_chunk().copied().unwrap_or_default();
     format!("\"{:032x}\"", u128::from_be_bytes(half))

@@ -14,18 +14,24 @@ fn named<'a>(text: &'a str, prefix: &str) -> BTreeSet<&'a str> {
     quoted.filter(|part| part.starts_with(prefix) && !part.contains([' ', '\n', '$'])).collect()
 }
 
+/// Kept as its package has it.
+fn is_a_library(file: &File) -> bool {
+    ["/scan/zxing/", "/map/leaflet/"].iter().any(|folder| file.path.starts_with(folder))
+}
+
 #[test]
 fn every_file_that_is_named_is_served_and_the_reverse() {
     for (files, prefix, page) in [
         (&*SCAN_FILES, "/scan", "/scan"),
         (&*STATUS_FILES, "/status", "/"),
         (&*FEEDBACK_FILES, "/feedback", "/feedback"),
+        (&*MAP_FILES, "/map", "/map"),
     ] {
         let served: BTreeSet<&str> = files.iter().map(|file| file.path).collect();
         assert_eq!(served.len(), files.len(), "a path is there twice");
         let mut used = BTreeSet::from([page, "/scan/zxing/LICENSE"]);
         for file in files.iter().filter(|file| file.content_type == HTML || file.content_type == SCRIPT) {
-            if file.path.starts_with("/scan/zxing") || file.path == WORKER {
+            if is_a_library(file) || file.path == WORKER {
                 continue;
             }
             for path in named(text(file), prefix) {
@@ -49,8 +55,8 @@ fn every_file_that_is_named_is_served_and_the_reverse() {
 
 #[test]
 fn pages_hold_no_script_or_style_and_name_no_other_origin() {
-    for file in SCAN_FILES.iter().chain(&*STATUS_FILES).chain(&*FEEDBACK_FILES) {
-        if file.path.contains("zxing") || file.content_type == TEXT {
+    for file in SCAN_FILES.iter().chain(&*STATUS_FILES).chain(&*FEEDBACK_FILES).chain(&*MAP_FILES) {
+        if is_a_library(file) || file.content_type == TEXT {
             continue;
         }
         let text = text(file);
@@ -115,7 +121,7 @@ fn a_known_file_is_not_sent_again() {
 
 #[test]
 fn only_the_worker_reaches_further_and_only_wasm_is_compressed() {
-    for file in SCAN_FILES.iter().chain(&*STATUS_FILES).chain(&*FEEDBACK_FILES) {
+    for file in SCAN_FILES.iter().chain(&*STATUS_FILES).chain(&*FEEDBACK_FILES).chain(&*MAP_FILES) {
         let answer = file.answer(&HeaderMap::new());
         let headers = answer.headers();
         assert_eq!(headers.contains_key("service-worker-allowed"), file.path == WORKER, "{}", file.path);
@@ -137,4 +143,29 @@ fn the_decoder_is_the_one_its_package_names() {
     let digits = format!("{:032x}{:032x}", half(first), half(second));
     let script = text(scan("/scan/zxing/reader/index.js").expect("its script"));
     assert!(script.contains(&digits), "{digits}");
+}
+
+/// As the package has them, and as the folder's list says.
+#[test]
+fn leaflet_is_as_its_list_says() {
+    let list = include_str!("map/leaflet/README.md");
+    for name in ["leaflet.js", "leaflet.css", "LICENSE"] {
+        let file = services(&format!("/map/leaflet/{name}")).expect("a file");
+        let hash = digest::digest(&SHA256, &file.body);
+        let digits = crate::verify::hex(hash.as_ref());
+        assert!(list.contains(&format!("| `{digits}` |")), "{name}: {digits}");
+    }
+}
+
+/// The map has both languages' words for everything that its markup names.
+#[test]
+fn the_maps_words_are_there_in_both_languages() {
+    let (page, words) = (services("/map").expect("the page"), services("/map/words.js").expect("the words"));
+    let named = ["data-t=\"", "data-t-label=\""]
+        .map(|mark| text(page).split(mark).skip(1).collect::<Vec<_>>())
+        .concat();
+    assert!(named.len() > 30, "{}", named.len());
+    for key in named.iter().filter_map(|rest| rest.split('"').next()) {
+        assert_eq!(text(words).matches(&format!("\n    {key}: ")).count(), 2, "{key}");
+    }
 }

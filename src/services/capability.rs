@@ -14,6 +14,7 @@ use super::feedback::Feedback;
 use super::health::Health;
 use super::places::Places;
 use super::registers::Registers;
+use super::risk_map::RiskMap;
 use super::tracing::Tracing;
 use crate::config::Config;
 use crate::journal::Event;
@@ -153,6 +154,8 @@ pub struct Capabilities {
     pub registers: Arc<Registers>,
     /// Contact tracing.
     pub tracing: Arc<Tracing>,
+    /// The risk map.
+    pub risk_map: Arc<RiskMap>,
 }
 
 impl Capabilities {
@@ -162,13 +165,15 @@ impl Capabilities {
     /// Tables can't be opened.
     pub fn open(state: &State, config: &Config, host: &Arc<dyn Host>) -> Result<Self, StateError> {
         let health = Arc::new(Health::open(state, host)?);
+        let places = Arc::new(Places::open(state, config.places.max)?);
         Ok(Self {
             declarations: Arc::new(Declarations::open(state, config, host)?),
-            places: Arc::new(Places::open(state, config.places.max)?),
             registers: Arc::new(Registers::open(state, Arc::clone(&health) as _)?),
             health,
             feedback: Feedback::open(state, config)?,
             tracing: Arc::new(Tracing::open(state, &config.tracing)?),
+            risk_map: Arc::new(RiskMap::open(state, config, Arc::clone(&places))?),
+            places,
         })
     }
 
@@ -180,6 +185,7 @@ impl Capabilities {
             Arc::clone(&self.health) as _,
             Arc::clone(&self.feedback) as _,
             Arc::clone(&self.registers) as _,
+            Arc::clone(&self.risk_map) as _,
             Arc::clone(&self.tracing) as _,
         ]
     }

@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 
 use super::ask::Ask;
-use super::{Services, declarations, feedback, health, places, registers, tracing};
+use super::{Services, declarations, feedback, health, places, registers, risk_map, tracing};
 use crate::listen::body::{self, BodyError};
 use crate::listen::{Answer, Body, Peer, Service};
 use crate::openapi;
@@ -93,6 +93,7 @@ async fn route(services: &Arc<Services>, ask: &Ask) -> Result<Response<Bytes>, R
         Some("cases" | "notifications") => tracing::answer(services, ask).await,
         Some("feedback") => feedback::answer(services, ask).await,
         Some("health") => health::http::answer(services, ask).await,
+        Some("map") => risk_map::answer(services, ask).await,
         Some("places") => places::http::answer(services, ask).await,
         Some("registers") => registers::answer(services, ask).await,
         Some("declarations" | "forms") => declarations::answer(services, ask).await,

@@ -28,6 +28,7 @@ mod listener;
 pub mod log;
 pub mod places;
 pub mod registers;
+pub mod risk_map;
 pub mod tracing;
 
 use std::path::Path;
@@ -69,6 +70,8 @@ pub trait Host: Send + Sync {
     fn audit(&self) -> &AuditLog;
     /// The widest deduplication window, in seconds: how far apart two rows of one check-in may be.
     fn window_s_max(&self) -> u16;
+    /// When the oldest check-in arrived that isn't in the store yet; none if all are.
+    fn oldest_unstored(&self) -> Option<UnixMillis>;
 }
 
 /// Why the services don't start.
@@ -145,8 +148,8 @@ impl Services {
         listen::run(settings, tls, service, listen::Drain::new())
     }
 
-    /// Once a second; once a minute of that, what is past its time goes.
-    pub fn housekeeping(&self, now: UnixMillis) {
+    /// Once a second; once a minute of that, what is past its time goes, and days that are over come on the map.
+    pub fn housekeeping(self: &Arc<Self>, now: UnixMillis) {
         let minute = now.0.div_euclid(60_000);
         if self.expired_in_minute.swap(minute, Ordering::Relaxed) != minute {
             for capability in self.capabilities.all() {
@@ -162,6 +165,7 @@ impl Services {
             self.capabilities.declarations.housekeeping(&*self.host, &self.log, now);
             self.capabilities.feedback.expire(&self.log, now);
             self.log.expire(now);
+            risk_map::publish_due(self, now);
         }
     }
 
@@ -184,6 +188,7 @@ impl Services {
     /// Applies what the log holds, and ends. Nothing is recorded from then on.
     pub fn close(&self) {
         drop(self.followers.lock().take());
+        self.capabilities.risk_map.stop();
         self.log.close();
     }
 }

@@ -9,6 +9,7 @@ import { join, resolve } from 'node:path';
 import { broken, launch, visit } from './browser.mjs';
 import { CASES as FEEDBACK } from './feedback.mjs';
 import { Gateway } from './gateway.mjs';
+import { CASES as MAP } from './map.mjs';
 import { CASES as SCAN } from './scan.mjs';
 import { CASES as STATUS } from './status.mjs';
 import { film } from './video.mjs';
@@ -104,12 +105,13 @@ try {
   const stranger = await narrow.token('renewed');
   const scanner = { browser, gateway, narrow, code, stranger, folder };
   const status = { browser, gateway: watched, full, code: await watched.code(), folder };
-  const feedback = { browser, gateway: serving, folder };
+  const services = { browser, gateway: serving, folder };
   // Most of a case is waiting: the groups do it together.
   await Promise.all([
     runAll('scan', SCAN, scanner),
     runAll('status', STATUS, status),
-    runAll('feedback', FEEDBACK, feedback),
+    runAll('feedback', FEEDBACK, services),
+    runAll('map', MAP, services),
   ]);
   await runAll('self-test', SELF, scanner);
 } finally {

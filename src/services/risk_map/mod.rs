@@ -1,0 +1,301 @@
+//! The risk map: how many people were where on a day, told so that nobody can be found in it.
+//!
+//! ```text
+//! store, a finished day ─ count ─ release (k) ─ log ─ tables ─ GeoJSON ─ /map
+//! ```
+//!
+//! A day is counted once, some hours after its end, and what is told of it then is in the log and never changes.
+//! What does change is which of its places are known to have been visited by somebody who was infectious.
+//!
+//! ```text
+//! risk_map_cells1      day(4) attempt(8) 'd' or 'p' district(3) place(16, of a place)  ->  JSON
+//! risk_map_days1       day(4)                                                          ->  JSON
+//! risk_map_exposures1  day(4) place(16) case(16)                                       ->  nothing
+//! ```
+
+pub mod count;
+pub mod day;
+pub mod release;
+mod geojson;
+mod http;
+mod outlines;
+mod publish;
+
+#[cfg(test)]
+mod attack_tests;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fjall::{Keyspace, OwnedWriteBatch};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+pub use day::Day;
+pub(super) use http::answer;
+pub(super) use publish::publish_due;
+
+use super::capability::{Capability, Effect, Kind, State, StateError};
+use super::log::EventLog;
+use super::places::{DistrictCode, Places, ProvinceCode};
+use crate::config::Config;
+use crate::journal::Event;
+use crate::respond::{Cause, Refused};
+use crate::scan::{PlaceKey, Pseudonym, UnixMillis};
+use crate::verify::{hex, unhex};
+
+const CELLS: &str = "risk_map_cells1";
+const DAYS: &str = "risk_map_days1";
+const EXPOSURES: &str = "risk_map_exposures1";
+
+const DISTRICT: u8 = b'd';
+const PLACE: u8 = b'p';
+
+/// What the map goes by; `risk_map` in the configuration.
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    k: u64,
+    delay_ms: i64,
+    days: i32,
+}
+
+/// The map.
+pub struct RiskMap {
+    cells: Keyspace,
+    days: Keyspace,
+    exposures: Keyspace,
+    places: Arc<Places>,
+    settings: Settings,
+    /// Grows with every change of what is told.
+    version: AtomicU64,
+    answers: Mutex<HashMap<http::Asked, http::Built>>,
+    worker: publish::Worker,
+}
+
+/// A told figure of a district, or of a place in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Cell {
+    district: DistrictCode,
+    province: ProvinceCode,
+    /// The place's key; a district's own figure has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    place: Option<String>,
+    /// At least so many different persons.
+    persons: u64,
+    /// At least so many check-ins, of a place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checkins: Option<u64>,
+}
+
+/// A day whose figures are told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Published {
+    day: Day,
+    /// Which of the counts of that day it was: an interrupted one leaves cells that nobody sees.
+    attempt: u64,
+    k: u64,
+    districts: u64,
+    places: u64,
+    /// Days before this one are forgotten.
+    keeps_from: Day,
+}
+
+/// What the log holds.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Change {
+    Cells { day: Day, attempt: u64, cells: Vec<Cell> },
+    Published(Published),
+    Exposed { day: Day, place: String, case: String },
+    Cleared { day: Day, place: String, case: String },
+}
+
+impl RiskMap {
+    /// Opens the tables.
+    ///
+    /// # Errors
+    /// They can't be opened.
+    pub fn open(state: &State, config: &Config, places: Arc<Places>) -> Result<Self, StateError> {
+        let settings = Settings {
+            k: u64::from(config.risk_map.k),
+            delay_ms: i64::try_from(config.risk_map.delay_s).unwrap_or(i64::MAX).saturating_mul(1000),
+            days: i32::from(config.risk_map.days),
+        };
+        Ok(Self {
+            cells: state.table(CELLS)?,
+            days: state.table(DAYS)?,
+            exposures: state.table(EXPOSURES)?,
+            places,
+            settings,
+            version: AtomicU64::new(0),
+            answers: Mutex::default(),
+            worker: publish::Worker::default(),
+        })
+    }
+
+    /// Somebody who was infectious was at this place on this day: the case of this person, once however often it is
+    /// told. The map shows it where it shows the place.
+    ///
+    /// # Errors
+    /// It can't be recorded now.
+    pub async fn exposed(
+        &self,
+        log: &EventLog,
+        (place, day): (PlaceKey, Day),
+        case: Pseudonym,
+        now: UnixMillis,
+    ) -> Result<Effect, Refused> {
+        let change = Change::Exposed { day, place: hex(&place.0), case: hex(&case.0) };
+        log.record(Kind::RiskMap, written(&change), now).await
+    }
+
+    /// It was a mistake: takes an exposure back.
+    ///
+    /// # Errors
+    /// It can't be recorded now.
+    pub async fn cleared(
+        &self,
+        log: &EventLog,
+        (place, day): (PlaceKey, Day),
+        case: Pseudonym,
+        now: UnixMillis,
+    ) -> Result<Effect, Refused> {
+        let change = Change::Cleared { day, place: hex(&place.0), case: hex(&case.0) };
+        log.record(Kind::RiskMap, written(&change), now).await
+    }
+
+    /// Ends a count under way, and waits for its end.
+    pub fn stop(&self) {
+        self.worker.stop();
+    }
+
+    /// The days that are told, the newest first.
+    fn published(&self) -> Result<Vec<Published>, StateError> {
+        let days = self.days.iter().rev().map(|guard| read(DAYS, &guard.into_inner()?.1));
+        days.collect()
+    }
+
+    fn published_on(&self, day: Day) -> Result<Option<Published>, StateError> {
+        self.days.get(day_key(day))?.map(|value| read(DAYS, &value)).transpose()
+    }
+
+    /// The told figures of one kind, of all districts or of one.
+    fn told(
+        &self,
+        of: &Published,
+        kind: u8,
+        district: Option<DistrictCode>,
+    ) -> impl Iterator<Item = Result<Cell, StateError>> + use<> {
+        let mut prefix = cell_prefix(of.day, of.attempt);
+        prefix.push(kind);
+        if let Some(district) = &district {
+            prefix.extend_from_slice(district.as_str().as_bytes());
+        }
+        self.cells.prefix(prefix).map(|guard| read(CELLS, &guard.into_inner()?.1))
+    }
+
+    /// How many cases each place of a day had.
+    fn cases(&self, day: Day) -> Result<HashMap<PlaceKey, u64>, StateError> {
+        let mut cases = HashMap::new();
+        for guard in self.exposures.prefix(day_key(day)) {
+            let key = guard.key()?;
+            let place = key.get(4..20).and_then(|place| place.try_into().ok());
+            let place = place.map(PlaceKey).ok_or(StateError::Damaged { table: EXPOSURES })?;
+            *cases.entry(place).or_insert(0) += 1;
+        }
+        Ok(cases)
+    }
+
+    fn publish(&self, published: &Published, batch: &mut OwnedWriteBatch) -> Result<(), StateError> {
+        let kept = cell_prefix(published.day, published.attempt);
+        let forgotten = day_key(published.keeps_from);
+        for guard in self.cells.range(..forgotten).chain(self.cells.prefix(day_key(published.day))) {
+            let key = guard.key()?;
+            if !key.starts_with(&kept) {
+                batch.remove(&self.cells, key);
+            }
+        }
+        for table in [&self.days, &self.exposures] {
+            for guard in table.range(..forgotten) {
+                batch.remove(table, guard.key()?);
+            }
+        }
+        batch.insert(&self.days, day_key(published.day), written(published));
+        Ok(())
+    }
+}
+
+impl Capability for RiskMap {
+    fn kind(&self) -> Kind {
+        Kind::RiskMap
+    }
+
+    fn apply(&self, event: &Event, batch: &mut OwnedWriteBatch) -> Result<Effect, StateError> {
+        let meaningless = || Refused::new(Cause::Invalid, "the event means nothing here");
+        let Ok(change) = serde_json::from_slice::<Change>(&event.body) else {
+            return Ok(Effect::Refused(meaningless()));
+        };
+        match change {
+            // What is told of a day stays as it is.
+            Change::Cells { day, .. } | Change::Published(Published { day, .. })
+                if self.days.contains_key(day_key(day))? => {}
+            Change::Cells { day, attempt, cells } => {
+                for cell in cells {
+                    match cell_key(day, attempt, &cell) {
+                        Some(key) => batch.insert(&self.cells, key, written(&cell)),
+                        None => return Ok(Effect::Refused(meaningless())),
+                    }
+                }
+            }
+            Change::Published(published) => self.publish(&published, batch)?,
+            Change::Exposed { day, place, case } => match exposure_key(day, &place, &case) {
+                Some(key) => batch.insert(&self.exposures, key, []),
+                None => return Ok(Effect::Refused(meaningless())),
+            },
+            Change::Cleared { day, place, case } => match exposure_key(day, &place, &case) {
+                Some(key) => batch.remove(&self.exposures, key),
+                None => return Ok(Effect::Refused(meaningless())),
+            },
+        }
+        Ok(Effect::done(&serde_json::json!({})))
+    }
+
+    fn applied(&self, _event: &Event) {
+        self.version.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Days in order, also those before 1970.
+fn day_key(day: Day) -> [u8; 4] {
+    (day.0 ^ i32::MIN).to_be_bytes()
+}
+
+fn cell_prefix(day: Day, attempt: u64) -> Vec<u8> {
+    [&day_key(day)[..], &attempt.to_be_bytes()].concat()
+}
+
+fn cell_key(day: Day, attempt: u64, cell: &Cell) -> Option<Vec<u8>> {
+    let mut key = cell_prefix(day, attempt);
+    key.push(if cell.place.is_some() { PLACE } else { DISTRICT });
+    key.extend_from_slice(cell.district.as_str().as_bytes());
+    if let Some(place) = &cell.place {
+        key.extend_from_slice(&unhex::<16>(place)?);
+    }
+    Some(key)
+}
+
+fn exposure_key(day: Day, place: &str, case: &str) -> Option<Vec<u8>> {
+    Some([&day_key(day)[..], &unhex::<16>(place)?, &unhex::<16>(case)?].concat())
+}
+
+fn written(value: &impl Serialize) -> Vec<u8> {
+    // Structs of strings and numbers always serialize.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+fn read<'a, T: Deserialize<'a>>(table: &'static str, value: &'a [u8]) -> Result<T, StateError> {
+    serde_json::from_slice(value).map_err(|_| StateError::Damaged { table })
+}
