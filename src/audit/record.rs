@@ -41,6 +41,8 @@ names!(
         Export = "export",
         /// One person's check-ins were read.
         Trace = "trace",
+        /// What is known of one person's health was read.
+        Health = "health",
         /// A feed linked identifiers.
         Links = "links",
         /// The gateway was told to end.
@@ -65,6 +67,10 @@ names!(
         TraceNotify = "trace_notify",
         /// A segment of this log went, its retention over.
         Expire = "expire",
+        /// Feedback was read: the queue, one piece, its photo.
+        Feedback = "feedback",
+        /// Feedback was exported.
+        FeedbackExport = "feedback_export",
     }
 );
 

@@ -3,7 +3,10 @@
 //! Every status that an operation can answer with is listed, so that a tester can take an unlisted one for
 //! a fault.
 
+pub mod feedback;
+mod health;
 mod links;
+mod places;
 mod registers;
 mod trace;
 mod tracing;
@@ -25,7 +28,12 @@ use crate::observe::metrics::CONTENT_TYPE as OPENMETRICS;
 use crate::observe::stats::Stats;
 use crate::respond::{EVENTS, JSON, NDJSON, PROBLEM_JSON};
 
+pub use health::{
+    HealthCode, HealthFact, HealthFacts, HealthHistory, HealthProvenance, HealthRead, HealthTaken,
+    HealthVersion,
+};
 pub use links::{FeedState, FeedSummary, LinkRequest};
+pub use places::{PlaceLine, PlaceTold, PlacesPut};
 pub use registers::{
     LookupRequest, PushAnswer, REGISTER_CHANGES_MAX, RefusedChange, RegisterState, RegisterStates,
 };
@@ -104,6 +112,9 @@ fn describe() -> utoipa::openapi::OpenApi {
         components.add_security_scheme(ADMIN_BASIC, SecurityScheme::Http(basic));
         let (name, scheme) = registers::scheme();
         components.add_security_scheme(name, scheme);
+        feedback::add_to(components);
+        health::add_to(components);
+        places::add_to(components);
     }
     let paths = PathsBuilder::new()
         .path("/v1/checkins", item(HttpMethod::Post, checkins()))
@@ -131,8 +142,10 @@ fn describe() -> utoipa::openapi::OpenApi {
         .path("/v1/export", admin(HttpMethod::Get, export()))
         .path("/v1/trace", traces())
         .path("/v1/links", feed());
-    let services = [registers::paths(), tracing::paths()].into_iter().flatten();
-    document.paths = services.fold(paths, |paths, (path, item)| paths.path(path, item)).build();
+    let of_services =
+        health::paths().into_iter().chain(places::paths()).chain(registers::paths()).chain(tracing::paths());
+    let paths = of_services.fold(paths, |paths, (path, item)| paths.path(path, item));
+    document.paths = feedback::paths(paths).build();
     document
 }
 
@@ -388,9 +401,11 @@ fn meaning(status: u16) -> &'static str {
     match status {
         400 => "The request can't be read; what is wrong is named. No body where the head isn't one of HTTP",
         401 => "No valid token",
+        403 => "The token isn't good for this",
         404 => "No such path on this listener; frames where frames.enabled is false",
         405 => "The path has other methods",
         408 => "The body took too long to arrive",
+        409 => "It was told otherwise before, or is under way",
         411 => "The body's length isn't told",
         413 => "The body, a line, a payload or an image is over its limit",
         415 => "The body's type or encoding isn't taken; Accept-Encoding tells the encodings",

@@ -9,6 +9,7 @@ use hyper::Response;
 use serde::Serialize;
 
 use super::Host;
+use super::feedback::Feedback;
 use super::health::Health;
 use super::places::Places;
 use super::registers::Registers;
@@ -145,6 +146,8 @@ pub struct Capabilities {
     pub health: Arc<Health>,
     /// The national registers' feeds.
     pub registers: Arc<Registers>,
+    /// Feedback.
+    pub feedback: Arc<Feedback>,
     /// Contact tracing.
     pub tracing: Arc<Tracing>,
 }
@@ -160,6 +163,7 @@ impl Capabilities {
             places: Arc::new(Places::open(state, config.places.max)?),
             registers: Arc::new(Registers::open(state, Arc::clone(&health) as _)?),
             health,
+            feedback: Feedback::open(state, config)?,
             tracing: Arc::new(Tracing::open(state, &config.tracing)?),
         })
     }
@@ -170,6 +174,7 @@ impl Capabilities {
             Arc::clone(&self.places) as _,
             Arc::clone(&self.health) as _,
             Arc::clone(&self.registers) as _,
+            Arc::clone(&self.feedback) as _,
             Arc::clone(&self.tracing) as _,
         ]
     }

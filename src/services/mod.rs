@@ -20,12 +20,13 @@
 
 pub mod ask;
 pub mod capability;
-pub mod log;
 mod counters;
+pub mod feedback;
 pub mod health;
+mod listener;
+pub mod log;
 pub mod places;
 pub mod registers;
-mod listener;
 pub mod tracing;
 
 use std::path::Path;
@@ -157,6 +158,7 @@ impl Services {
                     }
                 }
             }
+            self.capabilities.feedback.expire(&self.log, now);
             self.log.expire(now);
         }
     }
