@@ -26,7 +26,7 @@ use support::http::{Client, Response};
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// Far more than anything here takes.
-const WITHIN: Duration = Duration::from_secs(60);
+const WITHIN: Duration = Duration::from_mins(1);
 
 struct Place {
     site: Site,
@@ -134,7 +134,7 @@ impl Place {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn parsed(answer: &Response) -> Value {
@@ -451,7 +451,7 @@ fn contracts_and_simulators_hold_each_other() {
             let schema = &responses["200"]["content"]["application/json"]["schema"];
             assert_eq!(answer.status, 200);
             assert_eq!(fits(&contract, schema, &parsed(&answer)), Ok(()), "{} {path}", register.name());
-            assert_eq!(fits(&contract, schema, &json!({"after": ""})).is_ok(), false, "the check can fail");
+            assert!(fits(&contract, schema, &json!({"after": ""})).is_err(), "the check can fail");
         }
         let steer = simulators.steer(register).unwrap();
         let content = &contract["components"]["schemas"]["Content"];

@@ -68,7 +68,7 @@ fn bytes_max(services: &Services, ask: &Ask) -> (usize, &'static str) {
         (_, "/v1/feedback/photos") => {
             (services.capabilities.feedback.photo_bytes_max(), "feedback.photo_bytes_max")
         }
-        (_, path) if registers::is_push(path) => {
+        (&Method::POST, path) if registers::is_push(path) => {
             (services.registers.page_bytes_max(), "registers.page_bytes_max")
         }
         _ => usual,
