@@ -41,12 +41,16 @@ names!(
         Export = "export",
         /// One person's check-ins were read.
         Trace = "trace",
+        /// What is known of one person's health was read.
+        Health = "health",
         /// A feed linked identifiers.
         Links = "links",
         /// The gateway was told to end.
         Drain = "drain",
         /// Keys, revocations and limits were loaded again.
         Reload = "reload",
+        /// A register was asked about one citizen.
+        RegisterLookup = "register_lookup",
         /// Keys were made, imported, rotated, revoked or retired.
         Keys = "keys",
         /// A token for the admin listener was made or revoked.
@@ -63,6 +67,10 @@ names!(
         TraceNotify = "trace_notify",
         /// A segment of this log went, its retention over.
         Expire = "expire",
+        /// Feedback was read: the queue, one piece, its photo.
+        Feedback = "feedback",
+        /// Feedback was exported.
+        FeedbackExport = "feedback_export",
     }
 );
 

@@ -418,10 +418,67 @@ sections! {
         log_retain_s: u64 = 604_800, Rule::Within(0, 365 * DAY_S);
     }
 
+    /// Feedback, among the services.
+    Feedback feedback {
+        /// A photo as it is sent. A phone's camera makes 2 to 5 MB, and pages scale it down before.
+        photo_bytes_max: usize = 2_097_152, Rule::Within(1_024, 16 * MIB);
+        /// All photos together, as they are kept: some 5,000 of 200 KB. Past it a photo is answered 503.
+        photos_bytes_max: u64 = 1_073_741_824, Rule::Within(MIB, 1024 * GIB);
+        /// Feedback and photos an hour from one network address, where nobody signs them, and at once after a rest;
+        /// 0 for no limit. Many share an address behind a carrier's or a proxy's.
+        address_per_h: u32 = 60, Rule::Within(0, 1_000_000);
+        /// The same of one person who signs.
+        person_per_h: u32 = 20, Rule::Within(0, 1_000_000);
+        /// Feedback that nobody signed and nobody has answered or rejected; past it more is answered 503, but not
+        /// what is signed.
+        anonymous_open_max: u64 = 10_000, Rule::Within(1, 100_000_000);
+        /// Feedback and its photo go so long after it last changed, answered or not.
+        retention_days: u32 = 365, Rule::Within(1, 3_650);
+    }
+
     /// The directory of places.
     Places places {
-        /// Places in it, all of them in memory: some 250 bytes each.
+        /// Places in it, all of them in memory: some 360 bytes each, the tables' cache included.
         max: usize = 1_000_000, Rule::Within(1, 10_000_000);
+    }
+
+    /// The national registers that the services follow: where they are, and how long and how often they are asked.
+    Registers registers {
+        /// Population register: which PC-COVID codes and tokens are whose. "" for one that isn't followed; http for
+        /// loopback addresses only.
+        population_url: Option<String> = None, Rule::Any;
+        /// Insurance register: which insurance codes are whose.
+        insurance_url: Option<String> = None, Rule::Any;
+        /// Vaccination register.
+        vaccination_url: Option<String> = None, Rule::Any;
+        /// Testing register.
+        testing_url: Option<String> = None, Rule::Any;
+        /// Certificates, PEM, of those who issue the registers' certificates. Nobody else is trusted.
+        ca_file: Option<PathBuf> = None, Rule::Any;
+        /// The certificate that the gateway shows to registers, PEM, with its chain; goes with key_file.
+        certificate_file: Option<PathBuf> = None, Rule::Any;
+        /// Its key, PEM.
+        key_file: Option<PathBuf> = None, Rule::Any;
+        /// Holds the secrets by which registers sign what they push, in NAME.secret; a register without one can't push.
+        secrets_dir: Option<PathBuf> = None, Rule::Any;
+        /// From one question for changes to the next, where there were none. A half to the whole of it, at random.
+        poll_ms: u64 = 10_000, Rule::Within(10, 86_400_000);
+        /// Until a connection is there.
+        connect_timeout_ms: u64 = 2_000, Rule::Within(10, 600_000);
+        /// One request, from its start to the end of its answer.
+        request_timeout_ms: u64 = 10_000, Rule::Within(10, 600_000);
+        /// Bytes of a page of changes; 1,000 changes have 250 KB.
+        page_bytes_max: usize = 1_048_576, Rule::Within(1_024, 16 * MIB);
+        /// Requests to one register at once, so that a slow one holds nothing but its own.
+        in_flight_max: usize = 4, Rule::Within(1, 64);
+        /// How often a request that failed is sent again.
+        retries_max: u32 = 3, Rule::Within(0, 16);
+        /// Longest pause before the first of them; each after it may take twice as long.
+        backoff_ms: u64 = 200, Rule::Within(1, 30_000);
+        /// Failures in a row, retries included, after which a register is left alone.
+        breaker_failures: u32 = 5, Rule::Within(1, 1_000);
+        /// How long.
+        breaker_pause_ms: u64 = 30_000, Rule::Within(10, 3_600_000);
     }
 
     /// Contact tracing: what is assumed of entries and exits that are missing, and what officers may ask for.

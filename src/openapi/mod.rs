@@ -3,7 +3,11 @@
 //! Every status that an operation can answer with is listed, so that a tester can take an unlisted one for
 //! a fault.
 
+pub mod feedback;
+mod health;
 mod links;
+mod places;
+mod registers;
 mod trace;
 mod tracing;
 mod types;
@@ -24,7 +28,15 @@ use crate::observe::metrics::CONTENT_TYPE as OPENMETRICS;
 use crate::observe::stats::Stats;
 use crate::respond::{EVENTS, JSON, NDJSON, PROBLEM_JSON};
 
+pub use health::{
+    HealthCode, HealthFact, HealthFacts, HealthHistory, HealthProvenance, HealthRead, HealthTaken,
+    HealthVersion,
+};
 pub use links::{FeedState, FeedSummary, LinkRequest};
+pub use places::{PlaceLine, PlaceTold, PlacesPut};
+pub use registers::{
+    LookupRequest, PushAnswer, REGISTER_CHANGES_MAX, RefusedChange, RegisterState, RegisterStates,
+};
 pub use trace::TraceRequest;
 pub use tracing::{
     Acknowledged, CASE_ID_CHARS_MAX, CaseRequest, Notification, NotificationSettings, Notifications,
@@ -52,8 +64,8 @@ pub fn document() -> &'static str {
     ),
     components(schemas(
         Acknowledged, Alive, CaseRequest, CheckinRequest, Draining, Duplicate, ExportedCheckin, FeedState,
-        FeedSummary, LinkRequest, Notification, NotificationSettings, Notifications, Notified, Original, Problem,
-        Readiness, Recorded, Refused, Reloaded, SealedContacts, Stats, TraceCase, TraceCases, TraceContact,
+        FeedSummary, LinkRequest, LookupRequest, Notification, NotificationSettings, Notifications, Notified, Original, Problem, PushAnswer,
+        Readiness, Recorded, Refused, RefusedChange, RegisterState, RegisterStates, Reloaded, SealedContacts, Stats, TraceCase, TraceCases, TraceContact,
         TraceContacts, TraceMeeting, TraceRequest
     )),
     tags(
@@ -98,6 +110,11 @@ fn describe() -> utoipa::openapi::OpenApi {
         let basic = admin(HttpAuthScheme::Basic, "The same token as the password of its name");
         components.add_security_scheme(ADMIN_TOKEN, SecurityScheme::Http(bearer));
         components.add_security_scheme(ADMIN_BASIC, SecurityScheme::Http(basic));
+        feedback::add_to(components);
+        health::add_to(components);
+        places::add_to(components);
+        let (name, scheme) = registers::scheme();
+        components.add_security_scheme(name, scheme);
     }
     let paths = PathsBuilder::new()
         .path("/v1/checkins", item(HttpMethod::Post, checkins()))
@@ -125,8 +142,10 @@ fn describe() -> utoipa::openapi::OpenApi {
         .path("/v1/export", admin(HttpMethod::Get, export()))
         .path("/v1/trace", traces())
         .path("/v1/links", feed());
-    document.paths =
-        tracing::paths().into_iter().fold(paths, |paths, (path, item)| paths.path(path, item)).build();
+    let of_services =
+        health::paths().into_iter().chain(places::paths()).chain(registers::paths()).chain(tracing::paths());
+    let paths = of_services.fold(paths, |paths, (path, item)| paths.path(path, item));
+    document.paths = feedback::paths(paths).build();
     document
 }
 
@@ -382,9 +401,11 @@ fn meaning(status: u16) -> &'static str {
     match status {
         400 => "The request can't be read; what is wrong is named. No body where the head isn't one of HTTP",
         401 => "No valid token",
+        403 => "The token isn't good for this",
         404 => "No such path on this listener; frames where frames.enabled is false",
         405 => "The path has other methods",
         408 => "The body took too long to arrive",
+        409 => "It was told otherwise before, or is under way",
         411 => "The body's length isn't told",
         413 => "The body, a line, a payload or an image is over its limit",
         415 => "The body's type or encoding isn't taken; Accept-Encoding tells the encodings",

@@ -284,13 +284,13 @@ pub(super) fn paths() -> Vec<(&'static str, PathItem)> {
     ]
 }
 
-fn operation(summary: &str, id: &str, token: &str) -> OperationBuilder {
+pub(super) fn operation(summary: &str, id: &str, token: &str) -> OperationBuilder {
     let operation = OperationBuilder::new().tag("services").operation_id(Some(id)).summary(Some(summary));
     let operation = operation.security(SecurityRequirement::new::<_, [&str; 0], &str>(token, []));
     not_http(problems(operation, &[401, 403, 404, 408, 429, 500, 503]), &[400, 431])
 }
 
-fn item(method: HttpMethod, operation: OperationBuilder) -> PathItem {
+pub(super) fn item(method: HttpMethod, operation: OperationBuilder) -> PathItem {
     let mut item = PathItem::new(method, operation);
     let server =
         ServerBuilder::new().url("http://127.0.0.1:8090").description(Some("The services' listener"));

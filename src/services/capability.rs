@@ -9,8 +9,10 @@ use hyper::Response;
 use serde::Serialize;
 
 use super::Host;
+use super::feedback::Feedback;
 use super::health::Health;
 use super::places::Places;
+use super::registers::Registers;
 use super::tracing::Tracing;
 use crate::config::Config;
 use crate::journal::Event;
@@ -142,6 +144,10 @@ pub struct Capabilities {
     pub places: Arc<Places>,
     /// Vaccinations, tests and recoveries.
     pub health: Arc<Health>,
+    /// Feedback.
+    pub feedback: Arc<Feedback>,
+    /// The national registers' feeds.
+    pub registers: Arc<Registers>,
     /// Contact tracing.
     pub tracing: Arc<Tracing>,
 }
@@ -152,16 +158,25 @@ impl Capabilities {
     /// # Errors
     /// Tables can't be opened.
     pub fn open(state: &State, config: &Config, host: &Arc<dyn Host>) -> Result<Self, StateError> {
+        let health = Arc::new(Health::open(state, host)?);
         Ok(Self {
             places: Arc::new(Places::open(state, config.places.max)?),
-            health: Arc::new(Health::open(state, host)?),
+            registers: Arc::new(Registers::open(state, Arc::clone(&health) as _)?),
+            health,
+            feedback: Feedback::open(state, config)?,
             tracing: Arc::new(Tracing::open(state, &config.tracing)?),
         })
     }
 
     /// Each of them, for the log.
     pub fn all(&self) -> Vec<Arc<dyn Capability>> {
-        vec![Arc::clone(&self.places) as _, Arc::clone(&self.health) as _, Arc::clone(&self.tracing) as _]
+        vec![
+            Arc::clone(&self.places) as _,
+            Arc::clone(&self.health) as _,
+            Arc::clone(&self.feedback) as _,
+            Arc::clone(&self.registers) as _,
+            Arc::clone(&self.tracing) as _,
+        ]
     }
 
     /// Fills what each holds in memory.

@@ -20,16 +20,20 @@
 
 pub mod ask;
 pub mod capability;
-pub mod log;
 mod counters;
+pub mod feedback;
 pub mod health;
-pub mod places;
 mod listener;
+pub mod log;
+pub mod places;
+pub mod registers;
 pub mod tracing;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+
+use parking_lot::Mutex;
 
 use crate::audit::AuditLog;
 use crate::authenticate::{AdminAuth, Authenticator};
@@ -79,6 +83,9 @@ pub enum ServicesError {
     /// The listener can't start.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The registers can't be followed as the configuration says.
+    #[error(transparent)]
+    Registers(#[from] registers::SetupError),
 }
 
 /// What all of a listener's cores share.
@@ -89,6 +96,8 @@ pub struct Services {
     pub log: EventLog,
     /// One of each.
     pub capabilities: Capabilities,
+    registers: registers::Sources,
+    followers: Mutex<Option<registers::Followers>>,
     counters: Counters,
     body_bytes_max: usize,
     /// The minute in which what is past its time was last looked for.
@@ -101,19 +110,24 @@ impl Services {
     /// # Errors
     /// Tables or log can't be opened.
     pub fn open(config: &Config, host: Arc<dyn Host>) -> Result<Arc<Self>, ServicesError> {
+        let registers = registers::Sources::open(&config.registers)?;
         let dir = config.gateway.data_dir.join("services");
         let state = State::open(&dir.join("tables"))?;
         let capabilities = Capabilities::open(&state, config, &host)?;
         let log = EventLog::open(&dir.join("log"), &log_settings(config), &state, capabilities.all())?;
         capabilities.load()?;
-        Ok(Arc::new(Self {
+        let services = Arc::new(Self {
             host,
             log,
             capabilities,
+            registers,
+            followers: Mutex::new(None),
             counters: Counters::default(),
             body_bytes_max: config.services.body_bytes_max,
             expired_in_minute: AtomicI64::new(i64::MIN),
-        }))
+        });
+        *services.followers.lock() = registers::Followers::start(&services)?;
+        Ok(services)
     }
 
     /// Starts the listener.
@@ -144,6 +158,7 @@ impl Services {
                     }
                 }
             }
+            self.capabilities.feedback.expire(&self.log, now);
             self.log.expire(now);
         }
     }
@@ -166,6 +181,7 @@ impl Services {
 
     /// Applies what the log holds, and ends. Nothing is recorded from then on.
     pub fn close(&self) {
+        drop(self.followers.lock().take());
         self.log.close();
     }
 }

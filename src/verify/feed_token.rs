@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::rand;
+use aws_lc_rs::{hmac, rand};
 use zeroize::Zeroizing;
 
 use super::keyfile::{self, Secret};
@@ -60,6 +60,11 @@ impl FeedToken {
             return Err(KeysError::Invalid { path: path.to_owned(), field: "token" });
         }
         Ok(Some(Self(Zeroizing::new(text.to_owned()))))
+    }
+
+    /// The key of signatures (HMAC-SHA256) by whoever shares this as a secret.
+    pub fn signing_key(&self) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, self.0.as_bytes())
     }
 
     /// Whether a header's value is `Bearer` and this token (RFC 6750). How long that takes tells nothing of

@@ -8,6 +8,8 @@
 //! are today is asked of the links when they are read.
 
 pub mod fact;
+pub(in crate::services) mod http;
+mod presented;
 mod tables;
 
 use std::sync::Arc;
@@ -184,12 +186,19 @@ impl Health {
     }
 
     async fn record(log: &EventLog, report: Report, now: UnixMillis) -> Result<Effect, Refused> {
+        log.record(Kind::Health, Self::event_body(report, now)?, now).await
+    }
+
+    /// The body of the event that records a report, for whoever records several with something of their own.
+    ///
+    /// # Errors
+    /// As of [`Health::record_from_register`], but for what only the tables can say.
+    pub fn event_body(report: Report, now: UnixMillis) -> Result<Vec<u8>, Refused> {
         check(&report, now)?;
         let Report { source, record, version, person, facts } = report;
         let person = person.map(|person| hex(&person.0));
-        let change = Change::Told { source, record, version, person, facts };
         // Strings and numbers always serialize.
-        log.record(Kind::Health, serde_json::to_vec(&change).unwrap_or_default(), now).await
+        Ok(serde_json::to_vec(&Change::Told { source, record, version, person, facts }).unwrap_or_default())
     }
 
     /// The citizen and all that is theirs.
