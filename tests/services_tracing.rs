@@ -102,7 +102,6 @@ fn documented(method: &str, path: &str, answer: &Response) {
     let parts: Vec<&str> = path.trim_start_matches("/v1/").split('/').collect();
     let template = match parts.as_slice() {
         ["cases", _, rest @ ..] => ["/v1/cases/{case}", &rest.join("/")].join("/"),
-        ["notifications", "settings"] => path.to_owned(),
         ["notifications", _, "ack"] => "/v1/notifications/{id}/ack".to_owned(),
         _ => path.to_owned(),
     };

@@ -117,7 +117,7 @@ proptest! {
                 .filter_map(|(seed, of)| overlap(seed, of, &RULES)).map(|(from, to)| to.0 - from.0).sum();
             let moments = (from.0..to.0)
                 .filter(|moment| is_here(&rows, seed_of, *moment) && is_here(&rows, other, *moment)).count();
-            prop_assert_eq!(together, moments as i64);
+            prop_assert_eq!(together, i64::try_from(moments).unwrap());
         }
         prop_assert!(met.iter().all(|(seed, of)| seed.person != of.person));
     }
