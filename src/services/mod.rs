@@ -21,6 +21,7 @@
 pub mod ask;
 pub mod capability;
 pub mod log;
+pub mod card;
 mod listener;
 
 use std::path::Path;
