@@ -179,6 +179,7 @@ fn flags_win_over_everything() {
         data_dir: Some("/var/lib/scangate".into()),
         listen: Some("127.0.0.1:1".parse().expect("an address")),
         admin: Some("127.0.0.1:2".parse().expect("an address")),
+        services: Some("127.0.0.1:3".parse().expect("an address")),
     };
     let environment = [(OsString::from("SCANGATE_LISTEN__ADDR"), OsString::from("127.0.0.1:9"))];
     let loaded = config::load(None, environment, &overrides).expect("no mistake");
@@ -186,6 +187,7 @@ fn flags_win_over_everything() {
     expected.gateway.data_dir = "/var/lib/scangate".into();
     expected.listen.addr.set_port(1);
     expected.listen.admin.set_port(2);
+    expected.services.listen = Some("127.0.0.1:3".parse().expect("an address"));
     assert_eq!(loaded.config, expected);
 }
 

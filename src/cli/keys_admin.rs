@@ -20,7 +20,8 @@ pub struct AdminTokens {
     /// Make a token under this name, and print it: it is shown this once.
     #[arg(value_parser = parse_name, requires = "scope")]
     name: Option<String>,
-    /// What it is good for: read (metrics, statistics), export (export, trace), operate (drain, reload), links.
+    /// What it is good for: read (metrics, statistics), export (export, trace), operate (drain, reload), links;
+    /// and of the services: services (places, rules, feedback), trace (ask for one), approve (one that another asked for).
     #[arg(long, value_parser = parse_scope, value_delimiter = ',', requires = "name")]
     scope: Vec<AdminScope>,
     /// How long it is good: 90s, 45m, 12h, 30d, 4w; otherwise until it is revoked.

@@ -127,6 +127,9 @@ pub struct Serve {
     /// Instead of listen.admin.
     #[arg(long, value_name = "ADDR:PORT")]
     pub admin: Option<SocketAddr>,
+    /// Instead of services.listen: card, declarations, tracing, map and feedback, which are off otherwise.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub services: Option<SocketAddr>,
 }
 
 impl Serve {
@@ -135,7 +138,12 @@ impl Serve {
     /// # Errors
     /// Every mistake found.
     pub fn load(&self) -> Result<Loaded, ConfigErrors> {
-        let overrides = Overrides { data_dir: self.data_dir.clone(), listen: self.listen, admin: self.admin };
+        let overrides = Overrides {
+            data_dir: self.data_dir.clone(),
+            listen: self.listen,
+            admin: self.admin,
+            services: self.services,
+        };
         config::load(self.config.as_deref(), std::env::vars_os(), &overrides)
     }
 }

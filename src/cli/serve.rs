@@ -59,11 +59,14 @@ fn greeting(config: &Config, gateway: &Gateway) -> anyhow::Result<String> {
     let (public, admin) = (gateway.address(), gateway.admin_address());
     let admin_scheme = if config.admin.tls_cert_file.is_some() { "https" } else { "http" };
     let mut text = format!("scangate listens on {scheme}://{public} (admin {admin_scheme}://{admin})\n");
+    // Writing to a String can't fail.
+    if let Some(services) = gateway.services_address() {
+        let _ = writeln!(text, "services on {scheme}://{services}");
+    }
     if gateway.has_development_keys() {
         let place = RoleRef::Place(EXAMPLE_PLACE);
         let data_dir = &config.gateway.data_dir;
         let token = issue_device(data_dir, App::PcCovid, place, None, EXAMPLE_TTL, UnixMillis::now())?;
-        // Writing to a String can't fail.
         let _ = write!(
             text,
             "development keys: for loopback only. A first check-in:\n\n\

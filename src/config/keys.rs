@@ -418,6 +418,18 @@ sections! {
         log_retain_s: u64 = 604_800, Rule::Within(0, 365 * DAY_S);
     }
 
+    /// The COVID-19 card.
+    Card card {
+        /// A directory of rule sets (*.json), instead of those that come with the gateway; "" for those.
+        rules_dir: Option<PathBuf> = None, Rule::Any;
+    }
+
+    /// The directory of places.
+    Places places {
+        /// Places in it, all of them in memory: some 250 bytes each.
+        max: usize = 1_000_000, Rule::Within(1, 10_000_000);
+    }
+
     /// Log lines on standard error. They never hold a payload, a name or a number.
     Log log {
         /// The least severe event that is logged. "info" tells of starts, stops and changes of state,

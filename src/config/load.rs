@@ -86,6 +86,8 @@ pub struct Overrides {
     pub listen: Option<SocketAddr>,
     /// `--admin`
     pub admin: Option<SocketAddr>,
+    /// `--services`
+    pub services: Option<SocketAddr>,
 }
 
 /// A checked configuration, and where each key that isn't at its default came from.
@@ -276,6 +278,10 @@ impl Loader {
         if let Some(admin) = overrides.admin {
             self.config.listen.admin = admin;
             note("listen", "admin", "--admin");
+        }
+        if let Some(services) = overrides.services {
+            self.config.services.listen = Some(services);
+            note("services", "listen", "--services");
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod admin;
 mod audited;
+mod cards;
 mod checkins;
 mod core;
 mod frame_problems;
@@ -548,7 +549,11 @@ fn open_listeners(
 /// Opens the services, if this gateway has them, and brings their tables up to their log's end.
 fn open_services(config: &Config, shared: &Arc<Shared>) -> Result<Option<Arc<Services>>, ServicesError> {
     match config.services.listen {
-        Some(_) => Services::open(config, Arc::clone(shared) as Arc<dyn services::Host>).map(Some),
+        Some(_) => {
+            let services = Services::open(config, Arc::clone(shared) as Arc<dyn services::Host>)?;
+            shared.beside(&services);
+            Ok(Some(services))
+        }
         None => Ok(None),
     }
 }

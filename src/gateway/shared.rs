@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
@@ -31,6 +31,7 @@ use crate::observe::sampled::{
 };
 use crate::observe::stats::{History, Stats};
 use crate::scan::UnixMillis;
+use crate::services::Services;
 use crate::store::drain::DrainStats;
 use crate::store::{CqlCredentials, CqlSettings, EmbeddedSettings, Store, consistency_from_name};
 use crate::verify::{FeedToken, KeyStore, TokenCache};
@@ -79,6 +80,7 @@ pub struct Shared {
     history: Mutex<History>,
     reload_failed: AtomicBool,
     listener: OnceLock<(Runtime, Arc<Counters>)>,
+    pub(super) services: OnceLock<Weak<Services>>,
 }
 
 /// Where a reload finds the limits: the configuration file and the environment.
@@ -162,6 +164,7 @@ impl Shared {
             history: Mutex::default(),
             reload_failed: AtomicBool::new(false),
             listener: OnceLock::new(),
+            services: OnceLock::new(),
         })
     }
 
@@ -183,6 +186,12 @@ impl Shared {
     pub(super) fn serving(&self, runtime: Runtime, counters: Arc<Counters>) {
         // Called once, when the listener has started.
         let _ = self.listener.set((runtime, counters));
+    }
+
+    /// Which services run beside; they outlive nobody, since they hold this.
+    pub(super) fn beside(&self, services: &Arc<Services>) {
+        // Called once, when they are opened.
+        let _ = self.services.set(Arc::downgrade(services));
     }
 
     /// The limits in force.
@@ -282,6 +291,7 @@ impl Shared {
             reload_failed: self.reload_failed.load(Ordering::Relaxed),
             links: links(self.links.stats()),
             audit: audit(&self.audit),
+            services: self.services.get().and_then(Weak::upgrade).map(|services| services.sample()),
             workers: WorkersSample {
                 queue_jobs: workers.queued as u64,
                 done: workers.completed,

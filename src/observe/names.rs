@@ -110,6 +110,12 @@ names! {
     FEED_LINES: Counter "feed" "lines", "Lines of feeds of links by how they ended";
     FEED_LAST: Gauge "feed_last_timestamp" "seconds", "When the last batch of a feed was taken, since 1970; 0 if never";
 
+    SERVICES_REQUESTS: Counter "services_requests", "Requests to the services by capability and class of status";
+    SERVICES_EVENTS: Counter "services_events", "Events of the services' log that were applied since the start";
+    SERVICES_LOG_SIZE: Gauge "services_log" "bytes", "Size of the services' log on disk";
+    SERVICES_WORK: Gauge "services_work", "1 while the services' log can be written and applied; 0 as well where there are no services";
+    REGISTER_AGE: Gauge "register_facts_age" "seconds", "Age of what each register has told last; without a sample until it has";
+
     AUDIT_RECORDS: Gauge "audit" "records", "Number of the audit log's newest record; it never falls";
     AUDIT_WORKS: Gauge "audit_works", "1 while the audit log can be written; without it nothing is exported";
 

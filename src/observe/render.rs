@@ -85,6 +85,7 @@ impl Scrape {
         out.gauge(&names::DEDUPLICATE_ENTRIES, self.sampled.deduplicate_entries)?;
         out.gauge(&names::DEDUPLICATE_MAX, self.sampled.deduplicate_entries_max)?;
         self.links(out)?;
+        self.services(out)?;
         out.gauge(&names::AUDIT_RECORDS, self.sampled.audit.seq)?;
         out.gauge(&names::AUDIT_WORKS, u64::from(self.sampled.audit.works))?;
         out.gauge(&names::JOURNAL_SIZE, journal.bytes)?;
@@ -112,6 +113,17 @@ impl Scrape {
             ["accepted", "unchanged", "refused"].into_iter().zip(links.lines),
         )?;
         out.gauge(&names::FEED_LAST, float(links.last_feed_ms) / 1e3)
+    }
+
+    fn services(&self, out: &mut Writer<'_>) -> Result<(), Error> {
+        let none = Default::default();
+        let services = self.sampled.services.as_ref().unwrap_or(&none);
+        let requests = services.requests.iter().copied();
+        out.counter_pairs(&names::SERVICES_REQUESTS, ["capability", "status"], STATUS_CLASSES, requests)?;
+        out.counter(&names::SERVICES_EVENTS, services.events)?;
+        out.gauge(&names::SERVICES_LOG_SIZE, services.log_bytes)?;
+        out.gauge(&names::SERVICES_WORK, u64::from(services.works))?;
+        out.gauges(&names::REGISTER_AGE, "register", services.register_age_s.iter().copied())
     }
 
     fn process(&self, out: &mut Writer<'_>) -> Result<(), Error> {

@@ -26,6 +26,8 @@ pub struct Sampled {
     pub links: LinksSample,
     /// The audit log.
     pub audit: AuditSample,
+    /// The services; none in a gateway without them.
+    pub services: Option<ServicesSample>,
     /// The pool.
     pub workers: WorkersSample,
     /// The reading of frames.
@@ -104,6 +106,21 @@ pub struct LinksSample {
     pub lines: [u64; 3],
     /// When the last batch of a feed was taken, in milliseconds since 1970; 0 if never.
     pub last_feed_ms: u64,
+}
+
+/// The services at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct ServicesSample {
+    /// Requests since start by capability, and within by class of status, `1xx` first.
+    pub requests: Vec<(&'static str, [u64; 5])>,
+    /// Events applied since start.
+    pub events: u64,
+    /// Size of the log's segments.
+    pub log_bytes: u64,
+    /// Whether it can be written and applied.
+    pub works: bool,
+    /// By register, the age in seconds of what it told last.
+    pub register_age_s: Vec<(&'static str, u64)>,
 }
 
 /// The end of the audit log at one moment.

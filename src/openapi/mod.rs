@@ -3,6 +3,7 @@
 //! Every status that an operation can answer with is listed, so that a tester can take an unlisted one for
 //! a fault.
 
+mod card;
 mod links;
 mod trace;
 mod types;
@@ -23,6 +24,7 @@ use crate::observe::metrics::CONTENT_TYPE as OPENMETRICS;
 use crate::observe::stats::Stats;
 use crate::respond::{EVENTS, JSON, NDJSON, PROBLEM_JSON};
 
+pub use card::{CardReason, CardRules, CardRulesList, CardRulesTaken, CardText, PersonCard, ScanCard};
 pub use links::{FeedState, FeedSummary, LinkRequest};
 pub use trace::TraceRequest;
 pub use types::{
@@ -52,7 +54,8 @@ pub fn document() -> &'static str {
     tags(
         (name = "checkins", description = "For devices"),
         (name = "health", description = "For load balancers"),
-        (name = "admin", description = "For operators, on the admin listener only: the public one answers 404")
+        (name = "admin", description = "For operators, on the admin listener only: the public one answers 404"),
+        (name = "services", description = "What the check-ins are for, on the services' listener only")
     )
 )]
 struct Types;
@@ -90,8 +93,9 @@ fn describe() -> utoipa::openapi::OpenApi {
         let basic = admin(HttpAuthScheme::Basic, "The same token as the password of its name");
         components.add_security_scheme(ADMIN_TOKEN, SecurityScheme::Http(bearer));
         components.add_security_scheme(ADMIN_BASIC, SecurityScheme::Http(basic));
+        card::add_to(components);
     }
-    document.paths = PathsBuilder::new()
+    let paths = PathsBuilder::new()
         .path("/v1/checkins", item(HttpMethod::Post, checkins()))
         .path("/v1/frames", item(HttpMethod::Post, frames()))
         .path(
@@ -116,8 +120,8 @@ fn describe() -> utoipa::openapi::OpenApi {
         .path("/v1/reload", admin(HttpMethod::Post, reload()))
         .path("/v1/export", admin(HttpMethod::Get, export()))
         .path("/v1/trace", traces())
-        .path("/v1/links", feed())
-        .build();
+        .path("/v1/links", feed());
+    document.paths = card::paths(paths).build();
     document
 }
 
@@ -159,6 +163,7 @@ fn checkins() -> OperationBuilder {
             "Answered when the check-in is durable. A batch is answered 200 with one BatchLine per input line, \
              in order, once all of its records are durable; a bad line spoils only itself.",
         ))
+        .parameter(card::parameter())
         .request_body(Some(body))
         .security(SecurityRequirement::new::<_, [&str; 0], &str>(DEVICE_TOKEN, []))
         .response("201", described("Recorded and durable").content(JSON, content::<Recorded>()))
@@ -373,9 +378,11 @@ fn meaning(status: u16) -> &'static str {
     match status {
         400 => "The request can't be read; what is wrong is named. No body where the head isn't one of HTTP",
         401 => "No valid token",
+        403 => "The token isn't good for this",
         404 => "No such path on this listener; frames where frames.enabled is false",
         405 => "The path has other methods",
         408 => "The body took too long to arrive",
+        409 => "It was told otherwise before, or is under way",
         411 => "The body's length isn't told",
         413 => "The body, a line, a payload or an image is over its limit",
         415 => "The body's type or encoding isn't taken; Accept-Encoding tells the encodings",

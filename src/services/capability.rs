@@ -9,6 +9,9 @@ use hyper::Response;
 use serde::Serialize;
 
 use super::Host;
+use super::card::Card;
+use super::health::Health;
+use super::places::Places;
 use crate::config::Config;
 use crate::journal::Event;
 use crate::respond::{self, Refused};
@@ -124,20 +127,30 @@ pub trait Capability: Send + Sync {
 }
 
 /// One of each capability.
-pub struct Capabilities {}
+pub struct Capabilities {
+    /// The directory of places.
+    pub places: Arc<Places>,
+    /// Vaccinations, tests and recoveries.
+    pub health: Arc<Health>,
+    /// The card.
+    pub card: Arc<Card>,
+}
 
 impl Capabilities {
     /// Opens the tables of each.
     ///
     /// # Errors
     /// Tables can't be opened.
-    pub fn open(_state: &State, _config: &Config, _host: &Arc<dyn Host>) -> Result<Self, StateError> {
-        Ok(Self {})
+    pub fn open(state: &State, config: &Config, host: &Arc<dyn Host>) -> Result<Self, StateError> {
+        let places = Arc::new(Places::open(state, config.places.max)?);
+        let health = Arc::new(Health::open(state, host)?);
+        let card = Arc::new(Card::open(state, config.card.rules_dir.as_deref(), &health, &places)?);
+        Ok(Self { places, health, card })
     }
 
     /// Each of them, for the log.
     pub fn all(&self) -> Vec<Arc<dyn Capability>> {
-        vec![]
+        vec![Arc::clone(&self.places) as _, Arc::clone(&self.health) as _, Arc::clone(&self.card) as _]
     }
 
     /// Fills what each holds in memory.

@@ -6,10 +6,11 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 
-use super::Services;
 use super::ask::Ask;
+use super::{Services, card, places};
 use crate::listen::body::{self, BodyError};
 use crate::listen::{Answer, Body, Peer, Service};
+use crate::openapi;
 use crate::respond::{self, Cause, Refused, Rejection};
 use crate::scan::UnixMillis;
 
@@ -22,7 +23,9 @@ impl Service for Listener {
         let peer = *peer;
         Box::pin(async move {
             let is_head = request.method() == Method::HEAD;
+            let path = request.uri().path().to_owned();
             let response = answer(&services, request, peer).await.map(Body::from);
+            services.counters.count(&path, response.status().as_u16());
             if is_head { response.map(|_| Body::empty()) } else { response }
         })
     }
@@ -53,16 +56,27 @@ async fn answer(services: &Services, request: Request<Incoming>, peer: Peer) -> 
 }
 
 /// How long a body may be, by what it is for.
-fn bytes_max(services: &Services, _path: &str) -> usize {
-    services.body_bytes_max
+fn bytes_max(services: &Services, path: &str) -> usize {
+    match path {
+        "/v1/places" => services.body_bytes_max.max(places::http::BODY_BYTES_MAX),
+        _ => services.body_bytes_max,
+    }
 }
 
 /// The capability that a path belongs to, by its first part behind `/v1/`.
-async fn route(_services: &Services, ask: &Ask) -> Result<Response<Bytes>, Refused> {
+async fn route(services: &Services, ask: &Ask) -> Result<Response<Bytes>, Refused> {
     match (ask.method(), ask.head.uri.path()) {
         (&Method::GET | &Method::HEAD, "/healthz") => {
-            Ok(respond::ok(respond::JSON, "{\"status\":\"alive\"}\n"))
+            return Ok(respond::ok(respond::JSON, "{\"status\":\"alive\"}\n"));
         }
+        (&Method::GET | &Method::HEAD, "/openapi.json") => {
+            return Ok(respond::published(respond::JSON, openapi::document()));
+        }
+        _ => {}
+    }
+    match ask.path().first() {
+        Some(&"card") => card::http::answer(services, ask).await,
+        Some(&"places") => places::http::answer(services, ask).await,
         _ => Err(Refused::new(Cause::NotFound, "there is nothing under this path")),
     }
 }

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -76,6 +76,7 @@ struct Inner {
     table: Keyspace,
     stop: AtomicBool,
     broken: AtomicBool,
+    applied_total: AtomicU64,
     /// Where the tables are made up to.
     applied: Mutex<Position>,
 }
@@ -121,6 +122,7 @@ impl EventLog {
             table,
             stop: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            applied_total: AtomicU64::new(0),
             applied: Mutex::new(from),
         });
         let events = inner.catch_up(&mut reader)?;
@@ -215,6 +217,11 @@ impl EventLog {
         runs && !self.inner.broken.load(Ordering::Acquire) && !self.inner.journal.stats().poisoned
     }
 
+    /// Events applied since the start, those caught up with included.
+    pub fn applied_total(&self) -> u64 {
+        self.inner.applied_total.load(Ordering::Relaxed)
+    }
+
     /// What the journal below is doing.
     pub fn stats(&self) -> crate::journal::JournalStats {
         self.inner.journal.stats()
@@ -241,19 +248,17 @@ impl Drop for EventLog {
 
 impl Inner {
     fn run(&self, mut reader: ReaderOf<Event>) {
+        let _ends = Ends(self);
         loop {
             // Read before the wait: what was committed before the stop is still applied.
             let ends = self.stop.load(Ordering::Acquire);
             reader.wait(LOOK);
             if let Err(error) = self.catch_up(&mut reader) {
                 tracing::error!(error = %anyhow::Error::from(error), "the services' log can't be applied");
-                self.broken.store(true, Ordering::Release);
-                self.waiting.clear();
                 return;
             }
             self.tell_failed();
             if ends {
-                self.waiting.clear();
                 return;
             }
         }
@@ -285,6 +290,7 @@ impl Inner {
         batch.commit().map_err(StateError::from)?;
         capability.applied(event);
         *self.applied.lock() = behind;
+        self.applied_total.fetch_add(1, Ordering::Relaxed);
         Ok(effect)
     }
 
@@ -307,6 +313,16 @@ impl Inner {
                 let _ = waiter.tell.send(Err(not_committed(error)));
             }
         }
+    }
+}
+
+/// However the thread ends, by a panic as well: nobody waits for it any longer.
+struct Ends<'a>(&'a Inner);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.broken.store(true, Ordering::Release);
+        self.0.waiting.clear();
     }
 }
 
@@ -348,3 +364,6 @@ fn not_committed(error: CommitError) -> Refused {
         _ => refused.bound("services.disk").retry_after(30),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,9 @@ pub mod ask;
 pub mod capability;
 pub mod log;
 pub mod card;
+mod counters;
+pub mod health;
+pub mod places;
 mod listener;
 
 use std::path::Path;
@@ -35,10 +38,12 @@ use crate::identity::Identity;
 use crate::identity::links::Links;
 use crate::listen::tls::Tls;
 use crate::listen::{self, ListenError};
+use crate::observe::sampled::ServicesSample;
 use crate::scan::UnixMillis;
 use crate::store::Store;
 use crate::verify::KeyStore;
 use capability::{Capabilities, State, StateError};
+use counters::Counters;
 use log::{EventLog, LogError};
 
 /// What the services are lent by the gateway that they run in.
@@ -84,6 +89,7 @@ pub struct Services {
     pub log: EventLog,
     /// One of each.
     pub capabilities: Capabilities,
+    counters: Counters,
     body_bytes_max: usize,
     /// The minute in which what is past its time was last looked for.
     expired_in_minute: AtomicI64,
@@ -104,6 +110,7 @@ impl Services {
             host,
             log,
             capabilities,
+            counters: Counters::default(),
             body_bytes_max: config.services.body_bytes_max,
             expired_in_minute: AtomicI64::new(i64::MIN),
         }))
@@ -128,6 +135,17 @@ impl Services {
         let minute = now.0.div_euclid(60_000);
         if self.expired_in_minute.swap(minute, Ordering::Relaxed) != minute {
             self.log.expire(now);
+        }
+    }
+
+    /// What metrics tell of them.
+    pub fn sample(&self) -> ServicesSample {
+        ServicesSample {
+            requests: self.counters.read(),
+            events: self.log.applied_total(),
+            log_bytes: self.log.stats().bytes,
+            works: self.is_sound(),
+            register_age_s: Vec::new(),
         }
     }
 

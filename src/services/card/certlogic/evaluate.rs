@@ -136,6 +136,11 @@ impl<'a> Evaluation<'a> {
         Self { data, clock_ms, steps: 0, turns_at_ms: None }
     }
 
+    /// Grants all steps again, to another expression.
+    pub fn rest(&mut self) {
+        self.steps = 0;
+    }
+
     /// When a comparison that was made turns, if nothing but the clock moves: until then all that was evaluated has the
     /// value that it had.
     pub fn turns_at_ms(&self) -> Option<i64> {

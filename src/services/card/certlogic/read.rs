@@ -23,8 +23,11 @@ struct Reader {
 
 impl Reader {
     fn malformed<T>(&self, why: &'static str) -> Result<T, Malformed> {
-        let at =
-            self.at.iter().map(|part| format!("/{}", part.replace('~', "~0").replace('/', "~1"))).collect();
+        let mut at = String::new();
+        for part in &self.at {
+            at.push('/');
+            at.push_str(&part.replace('~', "~0").replace('/', "~1"));
+        }
         Err(Malformed { at, why })
     }
 
@@ -175,12 +178,10 @@ impl Reader {
     fn part(&mut self, operands: &[Json]) -> Result<Node, Malformed> {
         let [of, index] = operands else { return self.malformed("extractFromUVCI has two operands") };
         let of = Box::new(self.below("0".to_owned(), of)?);
-        match index.as_i64() {
-            Some(index) => Ok(Node::Part { of, index }),
-            None => {
-                self.at.push("1".to_owned());
-                self.malformed("the index is an integer")
-            }
-        }
+        let Some(index) = index.as_i64() else {
+            self.at.push("1".to_owned());
+            return self.malformed("the index is an integer");
+        };
+        Ok(Node::Part { of, index })
     }
 }
