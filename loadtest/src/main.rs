@@ -12,6 +12,7 @@ mod issue;
 mod ledger;
 mod machine;
 mod model;
+mod morning;
 mod open;
 mod peers;
 mod plot;
@@ -54,6 +55,8 @@ enum Command {
     Corpus(corpus::Options),
     /// Frames that mean harm, by the number: no process may die. And the worst crafted ones, by the clock.
     Hostile(corpus::HostileOptions),
+    /// A morning of declarations, the gateway killed in the middle of it, and an audit.
+    Morning(morning::Options),
     /// One rate.
     Steady(Box<scenarios::Options>),
     /// Ten times the rate within ten seconds, held, and back.
@@ -91,6 +94,7 @@ fn main() -> Result<ExitCode> {
         Command::Model(options) => return model::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Corpus(options) => return corpus::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Hostile(options) => return corpus::survive(&options).map(exit_code),
+        Command::Morning(options) => return morning::run(&options).map(exit_code),
         Command::Steady(options) => (Scenario::Steady, options),
         Command::RushHour(options) => (Scenario::RushHour, options),
         Command::Backlog(options) => (Scenario::Backlog, options),

@@ -53,6 +53,14 @@ names!(
         AdminToken = "admin_token",
         /// The pepper was rotated.
         Pepper = "pepper",
+        /// An officer asked for a case's contacts to be traced.
+        TraceAsk = "trace_ask",
+        /// Another officer approved that.
+        TraceApprove = "trace_approve",
+        /// A case's contacts were read, or sealed.
+        TraceRead = "trace_read",
+        /// A case's contacts were notified.
+        TraceNotify = "trace_notify",
         /// A segment of this log went, its retention over.
         Expire = "expire",
     }

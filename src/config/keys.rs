@@ -430,6 +430,30 @@ sections! {
         max: usize = 1_000_000, Rule::Within(1, 10_000_000);
     }
 
+    /// Contact tracing: what is assumed of entries and exits that are missing, and what officers may ask for.
+    Tracing tracing {
+        /// How long a stay lasts whose exit, or entry, nobody scanned: a meal, a class or a clinic's morning.
+        missing_exit_max_s: u64 = 7_200, Rule::Within(60, DAY_S);
+        /// The longest stay that an entry and an exit are taken for; past it both count as one whose other end is
+        /// missing. A long shift. Rows of that long before and after a stay are read for each place.
+        stay_max_s: u64 = 43_200, Rule::Within(120, 2 * DAY_S);
+        /// How long two must have been at a place together to be contacts.
+        overlap_min_s: u64 = 1, Rule::Within(1, DAY_S);
+        /// Contacts of one case; past it those who were there longest are told, and that it is so.
+        contacts_max: usize = 10_000, Rule::Within(1, 1_000_000);
+        /// Rows read for one case; past it the list ends, and says so. Rows of one place are in memory together, some
+        /// 130 bytes each.
+        rows_max: u64 = 1_000_000, Rule::Within(1_000, 100_000_000);
+        /// Cases that one officer may ask for within an hour.
+        cases_per_h: u32 = 20, Rule::Within(1, 100_000);
+        /// How long a case can be read after another officer has approved it.
+        approval_s: u64 = 259_200, Rule::Within(60, 31 * DAY_S);
+        /// How long cases and notifications are kept.
+        retain_s: u64 = 2_592_000, Rule::Within(3_600, 365 * DAY_S);
+        /// The population register's X25519 public key, PEM, to which lists of contacts are sealed.
+        population_key_file: Option<PathBuf> = None, Rule::Any;
+    }
+
     /// Log lines on standard error. They never hold a payload, a name or a number.
     Log log {
         /// The least severe event that is logged. "info" tells of starts, stops and changes of state,

@@ -66,7 +66,7 @@ fn wide(value: usize) -> u64 {
 
 /// How long things are remembered and waited for.
 fn durations(config: &Config) -> Vec<AtLeast> {
-    let Config { gateway, listen, limits, workers, frames, deduplicate, journal, .. } = config;
+    let Config { gateway, listen, limits, workers, frames, deduplicate, journal, tracing, .. } = config;
     let classes = deduplicate.windows_s_by_class.values().copied();
     let window_s_max = u64::from(classes.fold(deduplicate.window_s, u16::max));
     let remember = ("deduplicate", "remember_s", deduplicate.remember_s);
@@ -95,6 +95,11 @@ fn durations(config: &Config) -> Vec<AtLeast> {
             ("gateway", "drain_timeout_ms", gateway.drain_timeout_ms),
             request,
             "or a drain would cut requests short",
+        ),
+        rule(
+            ("tracing", "stay_max_s", tracing.stay_max_s),
+            ("tracing", "missing_exit_max_s", tracing.missing_exit_max_s.saturating_mul(2)),
+            "twice that, or one person's stays could overlap",
         ),
     ]
 }

@@ -6,6 +6,7 @@
 mod card;
 mod links;
 mod trace;
+mod tracing;
 mod types;
 
 use std::sync::LazyLock;
@@ -27,6 +28,10 @@ use crate::respond::{EVENTS, JSON, NDJSON, PROBLEM_JSON};
 pub use card::{CardReason, CardRules, CardRulesList, CardRulesTaken, CardText, PersonCard, ScanCard};
 pub use links::{FeedState, FeedSummary, LinkRequest};
 pub use trace::TraceRequest;
+pub use tracing::{
+    Acknowledged, CASE_ID_CHARS_MAX, CaseRequest, Notification, NotificationSettings, Notifications,
+    Notified, SealedContacts, TraceCase, TraceCases, TraceContact, TraceContacts, TraceMeeting,
+};
 pub use types::{
     Alive, BatchLine, CheckinRequest, Draining, Duplicate, ExportedCheckin, LineResult, Original, Problem,
     Recorded, Refused, Reloaded,
@@ -48,14 +53,16 @@ pub fn document() -> &'static str {
         description = "QR check-ins: read, verified, deduplicated and durable before they are answered."
     ),
     components(schemas(
-        Alive, CheckinRequest, Draining, Duplicate, ExportedCheckin, FeedState, FeedSummary, LinkRequest,
-        Original, Problem, Readiness, Recorded, Refused, Reloaded, Stats, TraceRequest
+        Acknowledged, Alive, CaseRequest, CheckinRequest, Draining, Duplicate, ExportedCheckin, FeedState,
+        FeedSummary, LinkRequest, Notification, NotificationSettings, Notifications, Notified, Original, Problem,
+        Readiness, Recorded, Refused, Reloaded, SealedContacts, Stats, TraceCase, TraceCases, TraceContact,
+        TraceContacts, TraceMeeting, TraceRequest
     )),
     tags(
         (name = "checkins", description = "For devices"),
         (name = "health", description = "For load balancers"),
         (name = "admin", description = "For operators, on the admin listener only: the public one answers 404"),
-        (name = "services", description = "What the check-ins are for, on the services' listener only")
+        (name = "services", description = "What check-ins are for, on the services' listener")
     )
 )]
 struct Types;
@@ -121,6 +128,7 @@ fn describe() -> utoipa::openapi::OpenApi {
         .path("/v1/export", admin(HttpMethod::Get, export()))
         .path("/v1/trace", traces())
         .path("/v1/links", feed());
+    let paths = tracing::paths().into_iter().fold(paths, |paths, (path, item)| paths.path(path, item));
     document.paths = card::paths(paths).build();
     document
 }

@@ -11,7 +11,7 @@ use utoipa::{PartialSchema as _, ToSchema};
 use super::FeedSummary;
 use super::card::ScanCard;
 use crate::request::{CLIENT_ID_CHARS_MAX, FRAME_ID_CHARS_MAX};
-use crate::respond::Rejection;
+use crate::respond::{Cause, Rejection};
 use crate::scan::{App, Direction, DirectionRequest, Form, Outcome, Subject, Trust};
 
 /// One scan to check in.
@@ -433,7 +433,9 @@ fn refusal() -> Schema {
 }
 
 fn problem_outcome() -> Schema {
-    words("How the scan or the request ended", refusals().chain(Rejection::NAMES.iter().copied()))
+    let of_gateway: Vec<&'static str> = refusals().chain(Rejection::NAMES.iter().copied()).collect();
+    let of_services = Cause::ALL.iter().map(|one| one.name()).filter(|name| !of_gateway.contains(name));
+    words("How the scan or the request ended", of_gateway.iter().copied().chain(of_services))
 }
 
 fn problem_type() -> Schema {

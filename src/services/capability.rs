@@ -12,9 +12,11 @@ use super::Host;
 use super::card::Card;
 use super::health::Health;
 use super::places::Places;
+use super::tracing::Tracing;
 use crate::config::Config;
 use crate::journal::Event;
 use crate::respond::{self, Refused};
+use crate::scan::UnixMillis;
 
 /// Whose an event is. The number stands in the log and never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -117,6 +119,15 @@ pub trait Capability: Send + Sync {
     /// An event's changes are in the tables: for what is held in memory beside them.
     fn applied(&self, _event: &Event) {}
 
+    /// An event that is due by the time alone, such as that of letting go of what is past its retention; asked once a
+    /// minute.
+    ///
+    /// # Errors
+    /// The tables can't be read.
+    fn due(&self, _now: UnixMillis) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(None)
+    }
+
     /// Fills what is held in memory from the tables, before anybody can ask.
     ///
     /// # Errors
@@ -132,6 +143,8 @@ pub struct Capabilities {
     pub places: Arc<Places>,
     /// Vaccinations, tests and recoveries.
     pub health: Arc<Health>,
+    /// Contact tracing.
+    pub tracing: Arc<Tracing>,
     /// The card.
     pub card: Arc<Card>,
 }
@@ -144,13 +157,19 @@ impl Capabilities {
     pub fn open(state: &State, config: &Config, host: &Arc<dyn Host>) -> Result<Self, StateError> {
         let places = Arc::new(Places::open(state, config.places.max)?);
         let health = Arc::new(Health::open(state, host)?);
+        let tracing = Arc::new(Tracing::open(state, &config.tracing)?);
         let card = Arc::new(Card::open(state, config.card.rules_dir.as_deref(), &health, &places)?);
-        Ok(Self { places, health, card })
+        Ok(Self { places, health, tracing, card })
     }
 
     /// Each of them, for the log.
     pub fn all(&self) -> Vec<Arc<dyn Capability>> {
-        vec![Arc::clone(&self.places) as _, Arc::clone(&self.health) as _, Arc::clone(&self.card) as _]
+        vec![
+            Arc::clone(&self.places) as _,
+            Arc::clone(&self.health) as _,
+            Arc::clone(&self.tracing) as _,
+            Arc::clone(&self.card) as _,
+        ]
     }
 
     /// Fills what each holds in memory.

@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 
 use super::ask::Ask;
-use super::{Services, card, places};
+use super::{Services, card, places, tracing};
 use crate::listen::body::{self, BodyError};
 use crate::listen::{Answer, Body, Peer, Service};
 use crate::openapi;
@@ -77,6 +77,7 @@ async fn route(services: &Services, ask: &Ask) -> Result<Response<Bytes>, Refuse
     match ask.path().first() {
         Some(&"card") => card::http::answer(services, ask).await,
         Some(&"places") => places::http::answer(services, ask).await,
+        Some(&("cases" | "notifications")) => tracing::answer(services, ask).await,
         _ => Err(Refused::new(Cause::NotFound, "there is nothing under this path")),
     }
 }

@@ -161,6 +161,13 @@ impl EventLog {
         }
     }
 
+    /// Records an event that nobody waits for. If it can't be recorded now, which is logged, it is to be due again.
+    pub fn record_later(&self, kind: Kind, body: Vec<u8>, now: UnixMillis) {
+        if let Err(refused) = self.append(kind, body, now) {
+            tracing::warn!(kind = kind.code(), detail = %refused.detail, "an event can't be recorded now");
+        }
+    }
+
     fn append(
         &self,
         kind: Kind,

@@ -26,6 +26,7 @@ mod counters;
 pub mod health;
 pub mod places;
 mod listener;
+pub mod tracing;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -134,6 +135,16 @@ impl Services {
     pub fn housekeeping(&self, now: UnixMillis) {
         let minute = now.0.div_euclid(60_000);
         if self.expired_in_minute.swap(minute, Ordering::Relaxed) != minute {
+            for capability in self.capabilities.all() {
+                match capability.due(now) {
+                    Ok(Some(body)) => self.log.record_later(capability.kind(), body, now),
+                    Ok(None) => {}
+                    Err(error) => {
+                        let error = anyhow::Error::from(error);
+                        ::tracing::error!(%error, "the services' tables can't be read");
+                    }
+                }
+            }
             self.log.expire(now);
         }
     }

@@ -198,8 +198,12 @@ impl Store {
         }
     }
 
-    /// One place's rows with `from <= at < to`, by check-in id. Reads only the days it must.
-    async fn place_rows(
+    /// One place's rows with `from <= at < to`, by check-in id, and so by event time. Reads only the days it must, and
+    /// of each no more than that; all of it is in memory at once.
+    ///
+    /// # Errors
+    /// The store can't be read.
+    pub async fn place_rows(
         &self,
         place: PlaceKey,
         from: UnixMillis,
