@@ -18,6 +18,7 @@ pub fn line(data: &[u8]) {
                     assert!((1..=feed::CERTIFICATE_CHARS_MAX).contains(&uvci.len()));
                     assert!(uvci.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_lowercase()));
                 }
+                Alias::Card(name) => assert!((8..=feed::CERTIFICATE_CHARS_MAX).contains(&name.len())),
                 Alias::Cti(_) => {}
             }
         }

@@ -41,6 +41,8 @@ names!(
         Export = "export",
         /// One person's check-ins were read.
         Trace = "trace",
+        /// What is known of one person's health was read.
+        Health = "health",
         /// A feed linked identifiers.
         Links = "links",
         /// The gateway was told to end.

@@ -2,14 +2,21 @@
 
 use std::sync::Arc;
 
-use super::Shared;
+use super::{Gateway, Shared};
 use crate::audit::AuditLog;
 use crate::authenticate::{AdminAuth, Authenticator};
 use crate::identity::Identity;
 use crate::identity::links::Links;
-use crate::services::Host;
+use crate::services::{Host, Services};
 use crate::store::Store;
 use crate::verify::KeyStore;
+
+impl Gateway {
+    /// The services, where there are any: for what runs in one process with them.
+    pub fn services(&self) -> Option<&Arc<Services>> {
+        self.services.as_ref().map(|(services, _)| services)
+    }
+}
 
 impl Host for Shared {
     fn identity(&self) -> &Identity {

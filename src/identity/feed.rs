@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! {"citizen":"001093029317","qid":"162979388586171100","cti":"<32 hex>","insurance":"<10 digits, or 2
-//!  letters and 13 digits>","certificate":"<UVCI>"}
+//!  letters and 13 digits>","certificate":"<UVCI, or a SMART Health Card's https://issuer#rid>"}
 //! ```
 //! Any of the aliases may be missing, but not all of them; `"citizen":null` takes their links away. A line
 //! that can't be read is told by the field and the rule, never by a value.
@@ -16,6 +16,9 @@ pub const LINE_BYTES_MAX: usize = 512;
 
 /// Characters of a certificate's identifier without its prefix: as many as a scanned certificate may have.
 pub const CERTIFICATE_CHARS_MAX: usize = 128;
+
+/// What a SMART Health Card's name begins with.
+const CARD_PREFIX: &str = "https://";
 
 /// Characters of a cursor.
 pub const CURSOR_CHARS_MAX: usize = 64;
@@ -34,6 +37,8 @@ pub enum Alias<'a> {
     Insurance(&'a str),
     /// A certificate's UVCI in upper case, without `URN:UVCI:`.
     Certificate(Cow<'a, str>),
+    /// A SMART Health Card's issuer, `#` and its `rid`, as they stand: no UVCI begins as a URL does.
+    Card(&'a str),
 }
 
 impl Alias<'_> {
@@ -43,7 +48,7 @@ impl Alias<'_> {
             Self::Qid(_) => "qid",
             Self::Cti(_) => "cti",
             Self::Insurance(_) => "insurance",
-            Self::Certificate(_) => "certificate",
+            Self::Certificate(_) | Self::Card(_) => "certificate",
         }
     }
 }
@@ -144,7 +149,12 @@ pub fn line<T>(bytes: &[u8], each: impl FnOnce(Option<&str>, &[Alias<'_>]) -> T)
         aliases.push(Alias::Insurance(insurance(code)?));
     }
     if let Some(Text(uvci)) = &fields.certificate {
-        aliases.push(Alias::Certificate(certificate(uvci)?));
+        let name = certificate(uvci)?;
+        aliases.push(if uvci.starts_with(CARD_PREFIX) {
+            Alias::Card(uvci)
+        } else {
+            Alias::Certificate(name)
+        });
     }
     if aliases.is_empty() {
         return Err(BadLine::new("line", "must hold one of qid, cti, insurance and certificate"));
@@ -229,6 +239,7 @@ mod tests {
                 Alias::Cti(cti) => format!("cti {:032x}", u128::from_be_bytes(*cti)),
                 Alias::Qid(text) | Alias::Insurance(text) => format!("{} {text}", alias.field()),
                 Alias::Certificate(text) => format!("certificate {text}"),
+                Alias::Card(text) => format!("card {text}"),
             });
             (citizen.map(str::to_owned), shown.collect())
         })
@@ -247,6 +258,8 @@ mod tests {
         assert_eq!(fields(whole), Ok((Some("001093029317".to_owned()), aliases.map(str::to_owned).to_vec())));
         let unlink = r#"{"citizen":null,"insurance":"0109063006"}"#;
         assert_eq!(fields(unlink), Ok((None, vec!["insurance 0109063006".to_owned()])));
+        let card = r#"{"citizen":null,"certificate":"https://example.org/issuer#MKyCxh7p6uQ"}"#;
+        assert_eq!(fields(card), Ok((None, vec!["card https://example.org/issuer#MKyCxh7p6uQ".to_owned()])));
     }
 
     #[test]

@@ -122,6 +122,7 @@ impl Identity {
             Alias::Cti(cti) => self.person_of_cti(cti),
             Alias::Insurance(number) => self.person_named(&["bhyt:", number]),
             Alias::Certificate(ref uvci) => self.person_named(&["uvci:", uvci]),
+            Alias::Card(name) => self.person_named(&["shc:", name]),
         }
     }
 

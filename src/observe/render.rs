@@ -15,7 +15,7 @@ use crate::scan::{Form, Outcome};
 use super::histogram::Counts;
 use super::metrics::{AuthFailure, Cache, Endpoint, Metrics, STATUS_CLASSES, TimeoutKind, Totals};
 use super::names::{self, Kind, Name};
-use super::sampled::{ConnectionsSample, FramesSample, Sampled};
+use super::sampled::{ConnectionsSample, FramesSample, Sampled, ServicesSample};
 
 /// Durations are exported in powers of two from 8 µs to 17 s: coarse enough for a time series database,
 /// and exact, since they are edges of the finer buckets that `/v1/stats` estimates from.
@@ -116,7 +116,7 @@ impl Scrape {
     }
 
     fn services(&self, out: &mut Writer<'_>) -> Result<(), Error> {
-        let none = Default::default();
+        let none = ServicesSample::default();
         let services = self.sampled.services.as_ref().unwrap_or(&none);
         let requests = services.requests.iter().copied();
         out.counter_pairs(&names::SERVICES_REQUESTS, ["capability", "status"], STATUS_CLASSES, requests)?;

@@ -2,16 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::openapi::path::{
-    HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem, PathsBuilder,
-};
+use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{Components, Content, Required};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::{ADMIN_TOKEN, DEVICE_TOKEN, content, described, problems, types};
+use super::health::{item, operation};
+use super::{ADMIN_BASIC, ADMIN_TOKEN, DEVICE_TOKEN, content, described, problems, types};
 use crate::respond::JSON;
 
 /// A text in both languages.
@@ -147,11 +146,11 @@ pub(super) fn add_to(components: &mut Components) {
     components.schemas.extend(schemas.map(|(name, schema)| (name.into_owned(), schema)));
 }
 
-/// Adds the paths.
-pub(super) fn paths(paths: PathsBuilder) -> PathsBuilder {
-    let mut rules = PathItem::new(HttpMethod::Put, put_rules());
+/// The paths, and what they answer.
+pub(super) fn paths() -> Vec<(&'static str, PathItem)> {
+    let mut rules = item(HttpMethod::Put, put_rules());
     rules.get = Some(get_rules().build());
-    paths.path("/v1/card", PathItem::new(HttpMethod::Get, get())).path("/v1/card/rules", rules)
+    vec![("/v1/card", item(HttpMethod::Get, get())), ("/v1/card/rules", rules)]
 }
 
 /// `card=true` of a check-in.
@@ -172,14 +171,14 @@ fn get() -> OperationBuilder {
         .required(Required::False)
         .description(Some("By whose rules: a province's code; by the national ones without it"))
         .schema(Some(types::pattern("A province's code", "^[0-9]{2}$")));
-    let operation = service("The COVID-19 card of the person who asks", "card")
+    let operation = operation("The COVID-19 card of the person who asks", "card")
         .parameter(province)
         .security(SecurityRequirement::new::<_, [&str; 0], &str>(DEVICE_TOKEN, []))
         .response(
             "200",
             described("The card, and why it has its colour").content(JSON, content::<PersonCard>()),
         );
-    problems(operation, &[400, 401, 403, 404, 408, 413, 422, 503])
+    problems(operation, &[400, 422])
 }
 
 fn put_rules() -> OperationBuilder {
@@ -204,7 +203,7 @@ fn put_rules() -> OperationBuilder {
         .request_body(Some(body))
         .response("200", taken("This version was there"))
         .response("201", taken("Taken"));
-    problems(operation, &[400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503])
+    problems(operation, &[400, 409, 415, 422, 429])
 }
 
 fn get_rules() -> OperationBuilder {
@@ -212,15 +211,13 @@ fn get_rules() -> OperationBuilder {
         "200",
         described("Of each set the highest version").content(JSON, content::<CardRulesList>()),
     );
-    problems(operation, &[400, 401, 403, 404, 408, 413, 429, 503])
+    problems(operation, &[400, 429])
 }
 
 fn officers(summary: &str, id: &str) -> OperationBuilder {
-    service(summary, id).security(SecurityRequirement::new::<_, [&str; 0], &str>(ADMIN_TOKEN, []))
-}
-
-fn service(summary: &str, id: &str) -> OperationBuilder {
-    OperationBuilder::new().tag("services").operation_id(Some(id)).summary(Some(summary))
+    operation(summary, id)
+        .security(SecurityRequirement::new::<_, [&str; 0], &str>(ADMIN_TOKEN, []))
+        .security(SecurityRequirement::new::<_, [&str; 0], &str>(ADMIN_BASIC, []))
 }
 
 fn colour() -> Schema {

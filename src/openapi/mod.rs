@@ -4,7 +4,9 @@
 //! a fault.
 
 mod card;
+mod health;
 mod links;
+mod places;
 mod trace;
 mod tracing;
 mod types;
@@ -26,7 +28,12 @@ use crate::observe::stats::Stats;
 use crate::respond::{EVENTS, JSON, NDJSON, PROBLEM_JSON};
 
 pub use card::{CardReason, CardRules, CardRulesList, CardRulesTaken, CardText, PersonCard, ScanCard};
+pub use health::{
+    HealthCode, HealthFact, HealthFacts, HealthHistory, HealthProvenance, HealthRead, HealthTaken,
+    HealthVersion,
+};
 pub use links::{FeedState, FeedSummary, LinkRequest};
+pub use places::{PlaceLine, PlaceTold, PlacesPut};
 pub use trace::TraceRequest;
 pub use tracing::{
     Acknowledged, CASE_ID_CHARS_MAX, CaseRequest, Notification, NotificationSettings, Notifications,
@@ -101,6 +108,8 @@ fn describe() -> utoipa::openapi::OpenApi {
         components.add_security_scheme(ADMIN_TOKEN, SecurityScheme::Http(bearer));
         components.add_security_scheme(ADMIN_BASIC, SecurityScheme::Http(basic));
         card::add_to(components);
+        health::add_to(components);
+        places::add_to(components);
     }
     let paths = PathsBuilder::new()
         .path("/v1/checkins", item(HttpMethod::Post, checkins()))
@@ -128,8 +137,9 @@ fn describe() -> utoipa::openapi::OpenApi {
         .path("/v1/export", admin(HttpMethod::Get, export()))
         .path("/v1/trace", traces())
         .path("/v1/links", feed());
-    let paths = tracing::paths().into_iter().fold(paths, |paths, (path, item)| paths.path(path, item));
-    document.paths = card::paths(paths).build();
+    let of_services =
+        card::paths().into_iter().chain(health::paths()).chain(places::paths()).chain(tracing::paths());
+    document.paths = of_services.fold(paths, |paths, (path, item)| paths.path(path, item)).build();
     document
 }
 

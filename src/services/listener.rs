@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 
 use super::ask::Ask;
-use super::{Services, card, places, tracing};
+use super::{Services, card, health, places, tracing};
 use crate::listen::body::{self, BodyError};
 use crate::listen::{Answer, Body, Peer, Service};
 use crate::openapi;
@@ -34,7 +34,12 @@ impl Service for Listener {
 async fn answer(services: &Services, request: Request<Incoming>, peer: Peer) -> Response<Bytes> {
     let now = UnixMillis::now();
     let (head, body) = request.into_parts();
-    let limit = bytes_max(services, head.uri.path());
+    let ask = Ask { head, body: Bytes::new(), peer, now };
+    // Before so much is taken in for anybody.
+    if let Err(refused) = places::http::may_send(services, &ask) {
+        return respond::refused(&refused);
+    }
+    let limit = bytes_max(services, ask.head.uri.path());
     let body = match body::read(body, limit).await {
         Ok(body) => body,
         Err(BodyError::TooLarge { limit_bytes }) => {
@@ -51,7 +56,7 @@ async fn answer(services: &Services, request: Request<Incoming>, peer: Peer) -> 
             return respond::refused(&refused);
         }
     };
-    let ask = Ask { head, body, peer, now };
+    let ask = Ask { body, ..ask };
     route(services, &ask).await.unwrap_or_else(|refused| respond::refused(&refused))
 }
 
@@ -76,6 +81,7 @@ async fn route(services: &Services, ask: &Ask) -> Result<Response<Bytes>, Refuse
     }
     match ask.path().first() {
         Some(&"card") => card::http::answer(services, ask).await,
+        Some(&"health") => health::http::answer(services, ask).await,
         Some(&"places") => places::http::answer(services, ask).await,
         Some(&("cases" | "notifications")) => tracing::answer(services, ask).await,
         _ => Err(Refused::new(Cause::NotFound, "there is nothing under this path")),

@@ -102,6 +102,17 @@ pub fn shc(text: &str, when: impl Into<When>, keys: &Keys) -> Result<Verified, R
     verified(&card, key, signed.as_ref(), when.into(), keys)
 }
 
+/// The payload of a card, prefix included: JSON, of at most [`CARD_BYTES_MAX`]. None for what isn't one; whether it holds
+/// is asked before, of [`shc()`].
+pub fn payload(text: &str) -> Option<Vec<u8>> {
+    let jws = jws(text)?;
+    let packed = URL_SAFE_NO_PAD.decode(jws.split('.').nth(1)?).ok()?;
+    let mut buffer = vec![0; CARD_BYTES_MAX];
+    let bytes = unpack::inflate(&packed, Wrapper::Raw, &mut buffer)?.len();
+    buffer.truncate(bytes);
+    Some(buffer)
+}
+
 fn verified(
     card: &Card<'_>,
     key: &ShcKey,

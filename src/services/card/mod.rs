@@ -94,9 +94,11 @@ impl Card {
                 .collect::<Result<_, _>>()?,
         };
         let cards = Arc::new(Cards::new(Arc::clone(health) as _, Arc::clone(places)));
-        let on_change = Arc::clone(&cards);
+        // Cards hold the facts: who tells them of changes may not hold them, or neither would ever be closed.
+        let told = Arc::downgrade(&cards);
         health.on_change(move |person| {
-            if let Err(error) = on_change.facts_changed(person, UnixMillis::now()) {
+            let changed = told.upgrade().map(|cards| cards.facts_changed(person, UnixMillis::now()));
+            if let Some(Err(error)) = changed {
                 tracing::error!(%error, "a card stays as it was");
             }
         });

@@ -8,6 +8,8 @@
 //! are today is asked of the links when they are read.
 
 pub mod fact;
+pub(in crate::services) mod http;
+mod presented;
 mod tables;
 
 use std::sync::Arc;

@@ -18,6 +18,7 @@ pub use place::{CLASS_BYTES_MAX, Code, DistrictCode, NAME_BYTES_MAX, Place, Prov
 
 use super::capability::{Capability, Effect, Kind, State, StateError};
 use crate::journal::Event;
+use crate::openapi::PlacesPut;
 use crate::respond::{Cause, Refused};
 use crate::scan::PlaceKey;
 use crate::verify::unhex;
@@ -43,14 +44,6 @@ struct Entry {
     key: String,
     #[serde(flatten)]
     place: Place,
-}
-
-/// How many places an event brought.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Put {
-    pub(super) created: u64,
-    pub(super) changed: u64,
-    pub(super) unchanged: u64,
 }
 
 impl Places {
@@ -91,7 +84,7 @@ impl Capability for Places {
         let Some(places) = read(event) else {
             return Ok(Effect::Refused(Refused::new(Cause::Invalid, "the event means nothing here")));
         };
-        let (mut put, mut new) = (Put::default(), HashSet::new());
+        let (mut put, mut new) = (PlacesPut::default(), HashSet::new());
         for (key, place) in &places {
             match self.known.get(key) {
                 Some(before) if **before == *place => put.unchanged += 1,

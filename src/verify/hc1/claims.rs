@@ -6,10 +6,10 @@ use super::cbor::{Label, Reader};
 const CLAIM_ISSUER: i64 = 1;
 const CLAIM_EXPIRES: i64 = 4;
 const CLAIM_ISSUED: i64 = 6;
-const CLAIM_CERTIFICATES: i64 = -260;
+pub(super) const CLAIM_CERTIFICATES: i64 = -260;
 
 /// The member of [`CLAIM_CERTIFICATES`] that holds the certificate.
-const CERTIFICATE_V1: i64 = 1;
+pub(super) const CERTIFICATE_V1: i64 = 1;
 
 /// The longest UVCI, in bytes. The schema allows 80 and some issuers add a prefix of 9.
 const UVCI_BYTES_MAX: usize = 128;

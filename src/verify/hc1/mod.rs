@@ -22,6 +22,7 @@
 mod cbor;
 mod claims;
 mod cose;
+mod entry;
 
 use aws_lc_rs::digest;
 
@@ -29,6 +30,7 @@ use crate::payload::{HC1_PREFIX, PAYLOAD_BYTES_MAX};
 use crate::scan::{Form, Outcome, Refusal};
 
 pub(super) use self::cose::Algorithm;
+pub use self::entry::{CertificateEntry, entry};
 
 use self::claims::Claims;
 use self::cose::Envelope;
