@@ -208,14 +208,13 @@ impl Table {
             }
             return;
         };
-        let row = match shard.rows.get(&person.0) {
-            Some(row) => *row,
-            None => {
-                let last = u32::try_from(shard.cells.len() / stride).unwrap_or(u32::MAX);
-                let row = shard.free.pop().unwrap_or(last);
-                shard.rows.insert(person.0, row);
-                row
-            }
+        let row = if let Some(row) = shard.rows.get(&person.0) {
+            *row
+        } else {
+            let last = u32::try_from(shard.cells.len() / stride).unwrap_or(u32::MAX);
+            let row = shard.free.pop().unwrap_or(last);
+            shard.rows.insert(person.0, row);
+            row
         };
         let from = row as usize * stride;
         if shard.cells.len() < from + stride {

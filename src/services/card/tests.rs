@@ -286,7 +286,7 @@ fn rows_are_found_again_among_many() {
         told.tell(person(number), &facts(number + 1), now);
         cards.facts_changed(person(number), now).unwrap();
     }
-    let expected = |number: u64| match (number + u64::from(number % 2 == 0)) % 3 {
+    let expected = |number: u64| match (number + u64::from(number.is_multiple_of(2))) % 3 {
         0 => Colour::Green,
         1 => Colour::Red,
         _ => Colour::Unknown,

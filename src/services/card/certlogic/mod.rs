@@ -131,7 +131,7 @@ impl Expression {
                 Node::If(nodes) | Node::Reduce(nodes) => all(nodes.as_slice()),
                 Node::Equal(nodes) | Node::In(nodes) | Node::Add(nodes) => all(nodes.as_slice()),
                 Node::Not(node) | Node::BirthDate(node) | Node::Part { of: node, .. } => {
-                    walk(node, false, see)
+                    walk(node, false, see);
                 }
                 Node::PlusTime { of, unit, .. } => walk(of, matches!(unit, Unit::Day | Unit::Hour), see),
             }
