@@ -109,6 +109,10 @@ fn refusals_name_what_is_wrong_and_nothing_is_kept() {
     ] {
         assert_eq!(site.call("GET", &path, "", &Value::Null).status, status, "{path}");
     }
+    for (method, path, allowed) in [("POST", "/v1/places", "PUT"), ("PUT", "/v1/places/a", "GET, HEAD")] {
+        let answer = site.call(method, path, "", &Value::Null);
+        assert_eq!((answer.status, answer.header("allow")), (405, Some(allowed)));
+    }
 }
 
 #[test]

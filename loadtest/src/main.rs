@@ -28,6 +28,7 @@ mod sources;
 mod sys;
 mod thresholds;
 mod tls;
+mod tracing;
 mod traffic;
 mod wire;
 
@@ -57,6 +58,8 @@ enum Command {
     Hostile(corpus::HostileOptions),
     /// A morning of declarations, the gateway killed in the middle of it, and an audit.
     Morning(morning::Options),
+    /// How long a case of contact tracing takes in an embedded store of so many check-ins.
+    Tracing(tracing::Options),
     /// One rate.
     Steady(Box<scenarios::Options>),
     /// Ten times the rate within ten seconds, held, and back.
@@ -95,6 +98,7 @@ fn main() -> Result<ExitCode> {
         Command::Corpus(options) => return corpus::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Hostile(options) => return corpus::survive(&options).map(exit_code),
         Command::Morning(options) => return morning::run(&options).map(exit_code),
+        Command::Tracing(options) => return tracing::run(&options).map(exit_code),
         Command::Steady(options) => (Scenario::Steady, options),
         Command::RushHour(options) => (Scenario::RushHour, options),
         Command::Backlog(options) => (Scenario::Backlog, options),

@@ -65,6 +65,10 @@ names!(
         TraceNotify = "trace_notify",
         /// A segment of this log went, its retention over.
         Expire = "expire",
+        /// Feedback was read: the queue, one piece, its photo.
+        Feedback = "feedback",
+        /// Feedback was exported.
+        FeedbackExport = "feedback_export",
     }
 );
 

@@ -424,9 +424,27 @@ sections! {
         rules_dir: Option<PathBuf> = None, Rule::Any;
     }
 
+    /// Feedback, among the services.
+    Feedback feedback {
+        /// A photo as it is sent. A phone's camera makes 2 to 5 MB, and pages scale it down before.
+        photo_bytes_max: usize = 2_097_152, Rule::Within(1_024, 16 * MIB);
+        /// All photos together, as they are kept: some 5,000 of 200 KB. Past it a photo is answered 503.
+        photos_bytes_max: u64 = 1_073_741_824, Rule::Within(MIB, 1024 * GIB);
+        /// Feedback and photos an hour from one network address, where nobody signs them, and at once after a rest;
+        /// 0 for no limit. Many share an address behind a carrier's or a proxy's.
+        address_per_h: u32 = 60, Rule::Within(0, 1_000_000);
+        /// The same of one person who signs.
+        person_per_h: u32 = 20, Rule::Within(0, 1_000_000);
+        /// Feedback that nobody signed and nobody has answered or rejected; past it more is answered 503, but not
+        /// what is signed.
+        anonymous_open_max: u64 = 10_000, Rule::Within(1, 100_000_000);
+        /// Feedback and its photo go so long after it last changed, answered or not.
+        retention_days: u32 = 365, Rule::Within(1, 3_650);
+    }
+
     /// The directory of places.
     Places places {
-        /// Places in it, all of them in memory: some 250 bytes each.
+        /// Places in it, all of them in memory: some 360 bytes each, the tables' cache included.
         max: usize = 1_000_000, Rule::Within(1, 10_000_000);
     }
 

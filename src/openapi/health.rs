@@ -207,7 +207,7 @@ fn told() -> Content {
 /// An operation of the services' listener.
 pub(super) fn operation(summary: &str, id: &str) -> OperationBuilder {
     let operation = OperationBuilder::new().tag("services").operation_id(Some(id)).summary(Some(summary));
-    not_http(problems(operation, &[401, 403, 404, 408, 413, 500, 503]), &[431])
+    not_http(problems(operation, &[401, 403, 404, 405, 408, 413, 500, 503]), &[431])
 }
 
 /// A path of the services' listener.

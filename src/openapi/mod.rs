@@ -4,6 +4,7 @@
 //! a fault.
 
 mod card;
+pub mod feedback;
 mod health;
 mod links;
 mod places;
@@ -108,6 +109,7 @@ fn describe() -> utoipa::openapi::OpenApi {
         components.add_security_scheme(ADMIN_TOKEN, SecurityScheme::Http(bearer));
         components.add_security_scheme(ADMIN_BASIC, SecurityScheme::Http(basic));
         card::add_to(components);
+        feedback::add_to(components);
         health::add_to(components);
         places::add_to(components);
     }
@@ -139,7 +141,8 @@ fn describe() -> utoipa::openapi::OpenApi {
         .path("/v1/links", feed());
     let of_services =
         card::paths().into_iter().chain(health::paths()).chain(places::paths()).chain(tracing::paths());
-    document.paths = of_services.fold(paths, |paths, (path, item)| paths.path(path, item)).build();
+    let paths = of_services.fold(paths, |paths, (path, item)| paths.path(path, item));
+    document.paths = feedback::paths(paths).build();
     document
 }
 

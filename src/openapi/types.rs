@@ -320,7 +320,7 @@ fn string(description: &str) -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String).description(Some(description))
 }
 
-fn words(description: &str, words: impl IntoIterator<Item = &'static str>) -> Schema {
+pub(super) fn words(description: &str, words: impl IntoIterator<Item = &'static str>) -> Schema {
     string(description).enum_values(Some(words)).build().into()
 }
 

@@ -1,4 +1,5 @@
-//! The two pages that a browser opens: the scanner on the public listener, the status page on the admin one.
+//! The pages that a browser opens: the scanner on the public listener, the status page on the admin one, and on the
+//! services' listener the form of feedback and its queue.
 //!
 //! All files are compiled in, and nothing comes from another origin: the content security policy forbids it, and
 //! scripts or styles inside a page as well. A file is asked for again with its ETag and usually answered 304. The
@@ -33,6 +34,11 @@ const SCAN_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-ev
 /// What the status page may load: its own files and the stream of statistics.
 const STATUS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
     img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+    require-trusted-types-for 'script'; trusted-types 'none'";
+
+/// What the pages of feedback may load: their own files, and a photo that was read with a token (`blob:`).
+const FEEDBACK_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+    img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// One file of a page: its path, its type, its bytes as they are sent.
@@ -85,8 +91,22 @@ const STATUS: &[Source] = &[
     source!("/status/icon.svg", SVG, "shared/icon.svg"),
 ];
 
+const FEEDBACK: &[Source] = &[
+    source!("/feedback", HTML, "feedback/page.html"),
+    source!("/feedback/app.js", SCRIPT, "feedback/app.js"),
+    source!("/feedback/new", HTML, "feedback/new.html"),
+    source!("/feedback/form.js", SCRIPT, "feedback/form.js"),
+    source!("/feedback/words.js", SCRIPT, "feedback/words.js"),
+    source!("/feedback/language.js", SCRIPT, "shared/language.js"),
+    source!("/feedback/memory.js", SCRIPT, "shared/memory.js"),
+    source!("/feedback/base.css", CSS, "shared/base.css"),
+    source!("/feedback/feedback.css", CSS, "feedback/feedback.css"),
+    source!("/feedback/icon.svg", SVG, "shared/icon.svg"),
+];
+
 static SCAN_FILES: LazyLock<Vec<File>> = LazyLock::new(|| files(SCAN, SCAN_POLICY));
 static STATUS_FILES: LazyLock<Vec<File>> = LazyLock::new(|| files(STATUS, STATUS_POLICY));
+static FEEDBACK_FILES: LazyLock<Vec<File>> = LazyLock::new(|| files(FEEDBACK, FEEDBACK_POLICY));
 
 /// A file of a page as it is sent.
 #[derive(Debug)]
@@ -106,6 +126,11 @@ pub fn scan(path: &str) -> Option<&'static File> {
 /// The status page's file under this path of the admin listener.
 pub fn status(path: &str) -> Option<&'static File> {
     STATUS_FILES.iter().find(|file| file.path == path)
+}
+
+/// The file under this path of the services' listener.
+pub fn services(path: &str) -> Option<&'static File> {
+    FEEDBACK_FILES.iter().find(|file| file.path == path)
 }
 
 impl File {

@@ -16,7 +16,11 @@ fn named<'a>(text: &'a str, prefix: &str) -> BTreeSet<&'a str> {
 
 #[test]
 fn every_file_that_is_named_is_served_and_the_reverse() {
-    for (files, prefix, page) in [(&*SCAN_FILES, "/scan", "/scan"), (&*STATUS_FILES, "/status", "/")] {
+    for (files, prefix, page) in [
+        (&*SCAN_FILES, "/scan", "/scan"),
+        (&*STATUS_FILES, "/status", "/"),
+        (&*FEEDBACK_FILES, "/feedback", "/feedback"),
+    ] {
         let served: BTreeSet<&str> = files.iter().map(|file| file.path).collect();
         assert_eq!(served.len(), files.len(), "a path is there twice");
         let mut used = BTreeSet::from([page, "/scan/zxing/LICENSE"]);
@@ -45,7 +49,7 @@ fn every_file_that_is_named_is_served_and_the_reverse() {
 
 #[test]
 fn pages_hold_no_script_or_style_and_name_no_other_origin() {
-    for file in SCAN_FILES.iter().chain(&*STATUS_FILES) {
+    for file in SCAN_FILES.iter().chain(&*STATUS_FILES).chain(&*FEEDBACK_FILES) {
         if file.path.contains("zxing") || file.content_type == TEXT {
             continue;
         }
@@ -111,7 +115,7 @@ fn a_known_file_is_not_sent_again() {
 
 #[test]
 fn only_the_worker_reaches_further_and_only_wasm_is_compressed() {
-    for file in SCAN_FILES.iter().chain(&*STATUS_FILES) {
+    for file in SCAN_FILES.iter().chain(&*STATUS_FILES).chain(&*FEEDBACK_FILES) {
         let answer = file.answer(&HeaderMap::new());
         let headers = answer.headers();
         assert_eq!(headers.contains_key("service-worker-allowed"), file.path == WORKER, "{}", file.path);

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::Host;
 use super::card::Card;
+use super::feedback::Feedback;
 use super::health::Health;
 use super::places::Places;
 use super::tracing::Tracing;
@@ -143,6 +144,8 @@ pub struct Capabilities {
     pub places: Arc<Places>,
     /// Vaccinations, tests and recoveries.
     pub health: Arc<Health>,
+    /// Feedback.
+    pub feedback: Arc<Feedback>,
     /// Contact tracing.
     pub tracing: Arc<Tracing>,
     /// The card.
@@ -157,9 +160,10 @@ impl Capabilities {
     pub fn open(state: &State, config: &Config, host: &Arc<dyn Host>) -> Result<Self, StateError> {
         let places = Arc::new(Places::open(state, config.places.max)?);
         let health = Arc::new(Health::open(state, host)?);
+        let feedback = Feedback::open(state, config)?;
         let tracing = Arc::new(Tracing::open(state, &config.tracing)?);
         let card = Arc::new(Card::open(state, config.card.rules_dir.as_deref(), &health, &places)?);
-        Ok(Self { places, health, tracing, card })
+        Ok(Self { places, health, feedback, tracing, card })
     }
 
     /// Each of them, for the log.
@@ -167,6 +171,7 @@ impl Capabilities {
         vec![
             Arc::clone(&self.places) as _,
             Arc::clone(&self.health) as _,
+            Arc::clone(&self.feedback) as _,
             Arc::clone(&self.tracing) as _,
             Arc::clone(&self.card) as _,
         ]

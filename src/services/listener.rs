@@ -7,10 +7,11 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 
 use super::ask::Ask;
-use super::{Services, card, health, places, tracing};
+use super::{Services, card, feedback, health, places, tracing};
 use crate::listen::body::{self, BodyError};
 use crate::listen::{Answer, Body, Peer, Service};
 use crate::openapi;
+use crate::pages;
 use crate::respond::{self, Cause, Refused, Rejection};
 use crate::scan::UnixMillis;
 
@@ -39,13 +40,12 @@ async fn answer(services: &Services, request: Request<Incoming>, peer: Peer) -> 
     if let Err(refused) = places::http::may_send(services, &ask) {
         return respond::refused(&refused);
     }
-    let limit = bytes_max(services, ask.head.uri.path());
+    let (limit, bound) = bytes_max(services, &ask);
     let body = match body::read(body, limit).await {
         Ok(body) => body,
         Err(BodyError::TooLarge { limit_bytes }) => {
             let detail = format!("the body may have {limit_bytes} bytes");
-            let refused =
-                Refused::new(Cause::TooLarge, detail).field("body").bound("services.body_bytes_max");
+            let refused = Refused::new(Cause::TooLarge, detail).field("body").bound(bound);
             return respond::refused(&refused.limit(limit_bytes as u64, None));
         }
         Err(BodyError::Timeout { limit_ms }) => {
@@ -60,30 +60,38 @@ async fn answer(services: &Services, request: Request<Incoming>, peer: Peer) -> 
     route(services, &ask).await.unwrap_or_else(|refused| respond::refused(&refused))
 }
 
-/// How long a body may be, by what it is for.
-fn bytes_max(services: &Services, path: &str) -> usize {
-    match path {
-        "/v1/places" => services.body_bytes_max.max(places::http::BODY_BYTES_MAX),
-        _ => services.body_bytes_max,
+/// How long a body may be, by what it is for, and what that bound is called.
+fn bytes_max(services: &Services, ask: &Ask) -> (usize, &'static str) {
+    let usual = (services.body_bytes_max, "services.body_bytes_max");
+    match (ask.method(), ask.head.uri.path()) {
+        (&Method::PUT, "/v1/places") => (usual.0.max(places::http::BODY_BYTES_MAX), usual.1),
+        (_, "/v1/feedback/photos") => {
+            (services.capabilities.feedback.photo_bytes_max(), "feedback.photo_bytes_max")
+        }
+        _ => usual,
     }
 }
 
 /// The capability that a path belongs to, by its first part behind `/v1/`.
 async fn route(services: &Services, ask: &Ask) -> Result<Response<Bytes>, Refused> {
-    match (ask.method(), ask.head.uri.path()) {
-        (&Method::GET | &Method::HEAD, "/healthz") => {
-            return Ok(respond::ok(respond::JSON, "{\"status\":\"alive\"}\n"));
-        }
-        (&Method::GET | &Method::HEAD, "/openapi.json") => {
-            return Ok(respond::published(respond::JSON, openapi::document()));
-        }
+    let path = ask.head.uri.path();
+    let reads = matches!(*ask.method(), Method::GET | Method::HEAD);
+    match path {
+        "/healthz" if reads => return Ok(respond::ok(respond::JSON, "{\"status\":\"alive\"}\n")),
+        "/openapi.json" if reads => return Ok(respond::published(respond::JSON, openapi::document())),
         _ => {}
     }
-    match ask.path().first() {
-        Some(&"card") => card::http::answer(services, ask).await,
-        Some(&"health") => health::http::answer(services, ask).await,
-        Some(&"places") => places::http::answer(services, ask).await,
-        Some(&("cases" | "notifications")) => tracing::answer(services, ask).await,
+    match pages::services(path) {
+        Some(file) if reads => return Ok(file.answer(ask.headers())),
+        Some(_) => return Ok(respond::rejected(Rejection::MethodNotAllowed("GET, HEAD"))),
+        None => {}
+    }
+    match path.strip_prefix("/v1/").and_then(|path| path.split('/').next()) {
+        Some("cases" | "notifications") => tracing::answer(services, ask).await,
+        Some("card") => card::http::answer(services, ask).await,
+        Some("feedback") => feedback::answer(services, ask).await,
+        Some("health") => health::http::answer(services, ask).await,
+        Some("places") => places::http::answer(services, ask).await,
         _ => Err(Refused::new(Cause::NotFound, "there is nothing under this path")),
     }
 }

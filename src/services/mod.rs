@@ -20,12 +20,13 @@
 
 pub mod ask;
 pub mod capability;
-pub mod log;
 pub mod card;
 mod counters;
+pub mod feedback;
 pub mod health;
-pub mod places;
 mod listener;
+pub mod log;
+pub mod places;
 pub mod tracing;
 
 use std::path::Path;
@@ -145,6 +146,7 @@ impl Services {
                     }
                 }
             }
+            self.capabilities.feedback.expire(&self.log, now);
             self.log.expire(now);
         }
     }

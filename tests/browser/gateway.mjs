@@ -11,18 +11,28 @@ const run = promisify(execFile);
 const BINARY = resolve(process.env.SCANGATE_BIN ?? 'target/release/scangate');
 const READY_MS = 20_000;
 
+// Gateways start at the same time, and none has its port before it listens.
+const given = new Set();
+
 async function freePort() {
   const server = createServer();
   await new Promise((done) => server.listen(0, '127.0.0.1', done));
   const { port } = server.address();
   await new Promise((done) => server.close(done));
+  if (given.has(port)) return freePort();
+  given.add(port);
   return port;
 }
 
 export class Gateway {
-  // `settings`: environment variables without SCANGATE_.
-  static async start(settings = {}) {
+  // `settings`: environment variables without SCANGATE_; one that has the services gets a port for them.
+  static async start(settings = {}, hasServices = false) {
     const gateway = new Gateway();
+    if (hasServices) {
+      const port = await freePort();
+      gateway.servicesOrigin = `http://localhost:${port}`;
+      settings = { ...settings, SERVICES__LISTEN: `127.0.0.1:${port}` };
+    }
     gateway.directory = await mkdtemp(join(tmpdir(), 'scangate-browser-'));
     gateway.data = join(gateway.directory, 'data');
     gateway.environment = Object.fromEntries(Object.entries(settings).map(([key, value]) => [`SCANGATE_${key}`, value]));

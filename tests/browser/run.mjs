@@ -1,4 +1,4 @@
-// Both pages in headless Chromium, against a gateway of its own. `.ci/browser` installs what it needs and runs it:
+// The pages in headless Chromium, against a gateway of its own. `.ci/browser` installs what it needs and runs it:
 //
 //   node tests/browser/run.mjs [part of a case's name]
 
@@ -7,6 +7,7 @@ import { mkdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 
 import { broken, launch, visit } from './browser.mjs';
+import { CASES as FEEDBACK } from './feedback.mjs';
 import { Gateway } from './gateway.mjs';
 import { CASES as SCAN } from './scan.mjs';
 import { CASES as STATUS } from './status.mjs';
@@ -44,8 +45,8 @@ const cleanup = [];
 let failed = 0;
 let passed = 0;
 
-async function started(settings, signal) {
-  const gateway = await Gateway.start(settings);
+async function started(settings, signal, hasServices) {
+  const gateway = await Gateway.start(settings, hasServices);
   cleanup.push(() => gateway.end(signal));
   return gateway;
 }
@@ -68,7 +69,7 @@ async function runAll(group, cases, world) {
 
 try {
   const free = { LIMITS__DEVICE_SCANS_PER_S: '0', FRAMES__DEVICE_MS_PER_S: '0', FRAMES__PRIORITY: 'low' };
-  const [gateway, watched, narrow, full, artist] = await Promise.all([
+  const [gateway, watched, narrow, full, serving, artist] = await Promise.all([
     started(free),
     started(free),
     started({ LIMITS__DEVICE_SCANS_PER_S: '1', LIMITS__DEVICE_SCANS_BURST: '2', LIMITS__BATCH_LINES_MAX: '2' }),
@@ -86,6 +87,7 @@ try {
       },
       'SIGKILL',
     ),
+    started(free, 'SIGTERM', true),
     launch(),
   ]);
 
@@ -102,8 +104,13 @@ try {
   const stranger = await narrow.token('renewed');
   const scanner = { browser, gateway, narrow, code, stranger, folder };
   const status = { browser, gateway: watched, full, code: await watched.code(), folder };
-  // Most of a case is waiting: the two groups do it together.
-  await Promise.all([runAll('scan', SCAN, scanner), runAll('status', STATUS, status)]);
+  const feedback = { browser, gateway: serving, folder };
+  // Most of a case is waiting: the groups do it together.
+  await Promise.all([
+    runAll('scan', SCAN, scanner),
+    runAll('status', STATUS, status),
+    runAll('feedback', FEEDBACK, feedback),
+  ]);
   await runAll('self-test', SELF, scanner);
 } finally {
   for (const end of cleanup.reverse()) await end().catch((error) => console.log(`${error}`));

@@ -2,11 +2,16 @@
 
 use std::collections::HashSet;
 
-use scangate::scan::{Checkin, DAY_MS, UnixMillis};
+use scangate::identity::links::{Links, LinksSettings};
+use scangate::scan::{Checkin, DAY_MS, Direction, UnixMillis};
+use scangate::services::tracing::search::{Around, Bounds, Question, Search};
+use scangate::services::tracing::stays::Rules;
 use scangate::store::export::{ExportRange, ExportSummary, export};
 use scangate::store::{Store, version_us};
 
 use super::{checkin, day_start, in_store_order, rows_between, shuffled};
+
+const MINUTE_MS: i64 = 60_000;
 
 /// `open` opens one more gateway's store on the same data; it is called only after the last was
 /// closed unless `shared`.
@@ -19,6 +24,7 @@ pub async fn run(open: impl Fn() -> Store, shared: bool) {
     late_days_are_kept_and_expired_ones_are_not(&store).await;
     a_persons_days(&store).await;
     a_large_batch(&store).await;
+    contacts_at_a_place(&store).await;
     an_export_line_is_the_contracts(&store).await;
     let other = shared.then(&open);
     two_gateways_count_a_scan_once(&store, other.as_ref().unwrap_or(&store)).await;
@@ -121,6 +127,39 @@ async fn a_persons_days(store: &Store) {
     assert_eq!(store.person_history(person, first, last).await.unwrap(), of(first, last));
     assert_eq!(store.person_history(person, last, last).await.unwrap(), of(last, last));
     assert_eq!(store.person_history(person, last + 100, last + 200).await.unwrap(), []);
+}
+
+/// Sixty persons, each a minute after the one before for an hour at one place, over midnight: whoever a case met there.
+async fn contacts_at_a_place(store: &Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let links = Links::open(dir.path(), LinksSettings::default(), UnixMillis::now()).unwrap();
+    let start = day_start(17) - 60 * MINUTE_MS;
+    let mut rows = Vec::new();
+    for person in 0..60_u64 {
+        for (direction, minute) in [(Direction::In, 2 * person), (Direction::Out, 2 * person + 60)] {
+            let mut row =
+                checkin(9000 + person, 700, start + minute as i64 * MINUTE_MS, 90_000 + rows.len() as u64);
+            row.direction = direction;
+            rows.push(row);
+        }
+    }
+    store.write(&shuffled(&rows, 17)).await.unwrap();
+    let (from, to) = (UnixMillis(start), UnixMillis(start + 180 * MINUTE_MS));
+    let place = rows[0].scan.place;
+    let hour =
+        store.place_rows(place, UnixMillis(start + 1), UnixMillis(start + 62 * MINUTE_MS)).await.unwrap();
+    let expected = rows.iter().filter(|row| (1..62 * MINUTE_MS).contains(&(row.scan.at.0 - start)));
+    assert_eq!(hour, in_store_order(expected.copied().collect()));
+    let rules = Rules { missing_ms: 7_200_000, stay_ms: 43_200_000, overlap_ms: 1000 };
+    let bounds = Bounds { contacts_max: 100, rows_max: 10_000 };
+    let around = Around::Person(rows[0].scan.person);
+    for (depth, contacts) in [(1, 29), (2, 58)] {
+        let question = Question { around, from, to, depth };
+        let found = Search::new(store, &links, rules, bounds).contacts(&question).await.unwrap();
+        assert_eq!((found.contacts.len(), found.bound), (contacts, None));
+        let met = found.contacts.iter().filter(|contact| contact.depth == 1).map(|contact| contact.seconds);
+        assert_eq!(met.sum::<i64>(), (1..30).map(|after| 3600 - after * 120).sum::<i64>());
+    }
 }
 
 /// One place with many times more rows than a page or a batch, among 300 with few.

@@ -14,7 +14,7 @@ use crate::audit::{Action, Entry, Outcome, Purpose};
 use crate::issue::REFERENCE_BYTES_MAX;
 use crate::openapi::{HealthCode, HealthRead};
 use crate::payload::{self, Claim, SignedForm};
-use crate::respond::{self, Cause, Refused};
+use crate::respond::{self, Cause, Refused, Rejection};
 use crate::scan::{Pseudonym, Refusal, UnixMillis};
 use crate::services::ask::Ask;
 use crate::services::capability::StateError;
@@ -48,6 +48,8 @@ pub(in crate::services) async fn answer(services: &Services, ask: &Ask) -> Resul
         (&Method::GET | &Method::HEAD, ["health"]) => own(services, ask).await,
         (&Method::POST, ["health", "codes"]) => present(services, ask).await,
         (&Method::POST, ["health", "read"]) => read(services, ask).await,
+        (_, ["health"]) => Ok(respond::rejected(Rejection::MethodNotAllowed("GET, HEAD"))),
+        (_, ["health", "codes" | "read"]) => Ok(respond::rejected(Rejection::MethodNotAllowed("POST"))),
         _ => Err(Refused::new(Cause::NotFound, "there is nothing under this path")),
     }
 }

@@ -11,7 +11,7 @@ use crate::identity::Identity;
 use crate::issue::REFERENCE_BYTES_MAX;
 use crate::journal::EVENT_BODY_BYTES_MAX;
 use crate::openapi::PlacesPut;
-use crate::respond::{self, Cause, Refused};
+use crate::respond::{self, Cause, Refused, Rejection};
 use crate::scan::PlaceKey;
 use crate::services::Services;
 use crate::services::ask::Ask;
@@ -54,7 +54,7 @@ struct Told<'a> {
 /// # Errors
 /// It is for the directory, and not an officer's.
 pub(in crate::services) fn may_send(services: &Services, ask: &Ask) -> Result<(), Refused> {
-    if ask.head.uri.path() == "/v1/places" {
+    if ask.method() == Method::PUT && ask.head.uri.path() == "/v1/places" {
         ask.officer(services.host.as_ref(), AdminScope::Services)?;
     }
     Ok(())
@@ -68,6 +68,8 @@ pub(in crate::services) async fn answer(services: &Services, ask: &Ask) -> Resul
     match (ask.method(), ask.path().as_slice()) {
         (&Method::GET | &Method::HEAD, ["places", key]) => get(services, ask, key),
         (&Method::PUT, ["places"]) => put(services, ask).await,
+        (_, ["places"]) => Ok(respond::rejected(Rejection::MethodNotAllowed("PUT"))),
+        (_, ["places", _]) => Ok(respond::rejected(Rejection::MethodNotAllowed("GET, HEAD"))),
         _ => Err(Refused::new(Cause::NotFound, "there is nothing under this path")),
     }
 }

@@ -15,6 +15,7 @@ use crate::scan::{Checkin, Direction, PlaceKey, Pseudonym, UnixMillis};
 
 /// What is assumed of check-ins that are missing, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::struct_field_names)] // A unit stands last in a name.
 pub struct Rules {
     /// How long a stay lasts whose entry or exit is missing.
     pub missing_ms: i64,
