@@ -5,6 +5,7 @@
 //! field or bound, the limit and the value where there are any.
 
 mod admin;
+mod card;
 mod feed;
 mod refused;
 mod rejection;
@@ -24,6 +25,7 @@ use crate::request::Malformed;
 use crate::scan::{Checkin, Outcome, Refusal, Scan};
 
 pub use admin::denied;
+pub use card::{Card, append_card};
 pub use feed::{feed_state, feed_summary};
 pub use refused::{Cause, Refused, created, created_json, json, refused};
 pub use rejection::{Rejection, rejected};

@@ -21,6 +21,11 @@ use scangate::scan::{
     App, Checkin, CheckinId, ClientKey, DeviceKey, Direction, DirectionRequest, Form, PlaceKey, Pseudonym,
     Scan, Subject, Trust, UnixMillis,
 };
+use scangate::services::capability::{State, StateError};
+use scangate::services::card::cards::{Cards, FactsOf};
+use scangate::services::card::rules::RuleSet;
+use scangate::services::health::fact::{Fact, Known, Provenance, RegisterId, Source};
+use scangate::services::places::Places;
 use scangate::verify::{self, KeyStore, Pepper, Resolved, TokenCache};
 
 use crate::fixture::{self, NOW};
@@ -94,6 +99,7 @@ pub fn all(dir: &Path) -> Result<Vec<Stage>> {
     stages.extend(identity(dir)?);
     stages.extend(deduplicate());
     stages.extend(journal_and_respond(dir)?);
+    stages.extend(card(dir)?);
     Ok(stages)
 }
 
@@ -313,4 +319,42 @@ fn journal_and_respond(dir: &Path) -> Result<Vec<Stage>> {
         }),
         stage("scan: timestamp read", 200, move |_| UnixMillis::parse(black_box(&at)).is_ok()),
     ])
+}
+
+/// One dose each, or two.
+struct Doses;
+
+impl FactsOf for Doses {
+    fn facts_of(&self, person: Pseudonym) -> Result<Vec<Known>, StateError> {
+        let source = Source::Register(RegisterId::Vaccination);
+        let provenance = Provenance { source, record: "r".to_owned(), version: 1, received: NOW };
+        let [byte, ..] = person.0;
+        let fact = Fact::Vaccination {
+            product: "EU/1/21/1529".to_owned(),
+            dose: 1 + byte % 2,
+            doses: 2,
+            day: 18_900,
+        };
+        Ok(vec![Known { fact, provenance }])
+    }
+
+    fn each_person(&self, _: &mut dyn FnMut(Pseudonym)) -> Result<(), StateError> {
+        Ok(())
+    }
+}
+
+/// What a scan's answer costs more where the place asks for the card.
+fn card(dir: &Path) -> Result<Vec<Stage>> {
+    const HELD: u32 = 2_000;
+    let places = Arc::new(Places::open(&State::open(&dir.join("tables"))?, 1)?);
+    let cards = Cards::new(Arc::new(Doses), places);
+    let rules = RuleSet::read(include_bytes!("../../config/rules/vn.json"))?;
+    cards.take_rules(vec![Arc::new(rules)]);
+    cards.tick(NOW)?;
+    for number in 0..HELD {
+        cards.facts_changed(scan(number).person, NOW)?;
+    }
+    let place = PlaceKey([1; 16]);
+    let look = move |number: u32| cards.at_place(black_box(scan(number % HELD).person), place, NOW).colour;
+    Ok(vec![stage("card: look-up at a scan", 200, look)])
 }

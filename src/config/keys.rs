@@ -418,6 +418,12 @@ sections! {
         log_retain_s: u64 = 604_800, Rule::Within(0, 365 * DAY_S);
     }
 
+    /// The COVID-19 card.
+    Card card {
+        /// A directory of rule sets (*.json), instead of those that come with the gateway; "" for those.
+        rules_dir: Option<PathBuf> = None, Rule::Any;
+    }
+
     /// Feedback, among the services.
     Feedback feedback {
         /// A photo as it is sent. A phone's camera makes 2 to 5 MB, and pages scale it down before.

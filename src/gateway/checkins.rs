@@ -15,6 +15,7 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENC
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Response, Version};
 
+use super::cards;
 use super::core::{Arrival, Core};
 use super::steps::{authenticate, record, record_all, within_rate};
 use crate::authenticate::Device;
@@ -48,13 +49,20 @@ pub(super) async fn post(
         Err(response) => return response,
     };
     core.counters().body(body.len());
+    let tells_cards = head.uri.query().is_some_and(|query| cards::are_asked_for(query, &device));
     match kind {
-        Endpoint::Batch => Box::pin(batch(core, &device, &body, arrival)).await,
-        _ => single(core, &device, &body, arrival).await,
+        Endpoint::Batch => Box::pin(batch(core, &device, &body, arrival, tells_cards)).await,
+        _ => single(core, &device, &body, arrival, tells_cards).await,
     }
 }
 
-async fn single(core: &Core, device: &Device, body: &[u8], arrival: Arrival) -> Response<Bytes> {
+async fn single(
+    core: &Core,
+    device: &Device,
+    body: &[u8],
+    arrival: Arrival,
+    tells_card: bool,
+) -> Response<Bytes> {
     let (verdict, id) = match request::single(body, core.shared.limits().payload_bytes_max) {
         Ok(request) => {
             let verdict = match within_rate(core, device, 1, arrival.began) {
@@ -66,10 +74,17 @@ async fn single(core: &Core, device: &Device, body: &[u8], arrival: Arrival) -> 
         Err(malformed) => (Verdict::Refused(malformed.into()), Cow::Borrowed("")),
     };
     core.counters().outcome(verdict.outcome());
-    respond::single(&verdict, &id)
+    let response = respond::single(&verdict, &id);
+    if tells_card { cards::with_card(core, response, &verdict, arrival.received) } else { response }
 }
 
-async fn batch(core: &Core, device: &Device, body: &[u8], arrival: Arrival) -> Response<Bytes> {
+async fn batch(
+    core: &Core,
+    device: &Device,
+    body: &[u8],
+    arrival: Arrival,
+    tells_cards: bool,
+) -> Response<Bytes> {
     let limits = core.shared.limits();
     let count = request::lines(body).take(limits.batch_lines_max + 1).count();
     if count > limits.batch_lines_max {
@@ -87,7 +102,7 @@ async fn batch(core: &Core, device: &Device, body: &[u8], arrival: Arrival) -> R
     core.counters().batch(count);
     let mut document = Vec::new();
     let lines = request::batch(&mut document, body, count, limits.payload_bytes_max);
-    respond::batch(record_all(core, device, &lines, arrival.received).await)
+    respond::batch(record_all(core, device, &lines, arrival.received, tells_cards).await)
 }
 
 /// Single or batch, by the body's type; the endpoint that metrics count the request under.

@@ -199,7 +199,7 @@ pub(super) async fn post(core: &Core, lane: &FrameLane, head: &Parts, body: Inco
                 .enumerate()
                 .map(|(index, code)| scan_request(&query, index, code, payload_bytes_max))
                 .collect();
-            respond::batch(record_all(core, &device, &scans, received).await)
+            respond::batch(record_all(core, &device, &scans, received, false).await)
         }
         Err(problem) => {
             core.counters().outcome(problem.outcome);

@@ -7,6 +7,7 @@
 
 mod admin;
 mod audited;
+mod cards;
 mod checkins;
 mod core;
 mod frame_problems;

@@ -80,7 +80,7 @@ pub struct Shared {
     history: Mutex<History>,
     reload_failed: AtomicBool,
     listener: OnceLock<(Runtime, Arc<Counters>)>,
-    services: OnceLock<Weak<Services>>,
+    pub(super) services: OnceLock<Weak<Services>>,
 }
 
 /// Where a reload finds the limits: the configuration file and the environment.

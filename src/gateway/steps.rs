@@ -10,6 +10,7 @@ use std::time::Instant;
 use hyper::header::AUTHORIZATION;
 use hyper::http::request::Parts;
 
+use super::cards;
 use super::core::Core;
 use super::settle;
 use super::signatures::{Signatures, Unseen};
@@ -106,6 +107,7 @@ pub(super) async fn record_all<S: Spoilt>(
     device: &Device,
     lines: &[Result<ScanRequest<'_>, S>],
     received: UnixMillis,
+    tells_cards: bool,
 ) -> Vec<u8> {
     let identified = identify_all(core, lines, received).await;
     let admitted: Vec<_> = lines
@@ -126,6 +128,9 @@ pub(super) async fn record_all<S: Spoilt>(
         core.counters().outcome(verdict.outcome());
         let id = line.as_ref().map_or_else(Spoilt::id, |request| request.id.as_ref());
         respond::batch_line(&mut answer, index + 1, &verdict, id);
+        if tells_cards {
+            cards::append(core, &mut answer, &verdict, received);
+        }
     }
     answer
 }

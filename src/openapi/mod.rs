@@ -3,6 +3,7 @@
 //! Every status that an operation can answer with is listed, so that a tester can take an unlisted one for
 //! a fault.
 
+mod card;
 mod declarations;
 pub mod feedback;
 mod health;
@@ -30,6 +31,7 @@ use crate::observe::metrics::CONTENT_TYPE as OPENMETRICS;
 use crate::observe::stats::Stats;
 use crate::respond::{EVENTS, JSON, NDJSON, PROBLEM_JSON};
 
+pub use card::{CardReason, CardRules, CardRulesList, CardRulesTaken, CardText, PersonCard, ScanCard};
 pub use declarations::{
     AmendRequest, CheckRequest, Declaration, DeclarationCheck, DeclarationPage, DeclarationRequest,
     DeclaredFor, EarlierRevision, FormList, FormVersion, JourneyCode, Relation,
@@ -117,6 +119,7 @@ fn describe() -> utoipa::openapi::OpenApi {
         let basic = admin(HttpAuthScheme::Basic, "The same token as the password of its name");
         components.add_security_scheme(ADMIN_TOKEN, SecurityScheme::Http(bearer));
         components.add_security_scheme(ADMIN_BASIC, SecurityScheme::Http(basic));
+        card::add_to(components);
         feedback::add_to(components);
         health::add_to(components);
         places::add_to(components);
@@ -150,8 +153,12 @@ fn describe() -> utoipa::openapi::OpenApi {
         .path("/v1/export", admin(HttpMethod::Get, export()))
         .path("/v1/trace", traces())
         .path("/v1/links", feed());
-    let of_services =
-        health::paths().into_iter().chain(places::paths()).chain(registers::paths()).chain(tracing::paths());
+    let of_services = card::paths()
+        .into_iter()
+        .chain(health::paths())
+        .chain(places::paths())
+        .chain(registers::paths())
+        .chain(tracing::paths());
     let paths = declarations::paths(paths);
     let paths = of_services.fold(paths, |paths, (path, item)| paths.path(path, item));
     document.paths = feedback::paths(paths).build();
@@ -196,6 +203,7 @@ fn checkins() -> OperationBuilder {
             "Answered when the check-in is durable. A batch is answered 200 with one BatchLine per input line, \
              in order, once all of its records are durable; a bad line spoils only itself.",
         ))
+        .parameter(card::parameter())
         .request_body(Some(body))
         .security(SecurityRequirement::new::<_, [&str; 0], &str>(DEVICE_TOKEN, []))
         .response("201", described("Recorded and durable").content(JSON, content::<Recorded>()))

@@ -9,6 +9,7 @@ use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema as _, ToSchema};
 
 use super::FeedSummary;
+use super::card::ScanCard;
 use crate::request::{CLIENT_ID_CHARS_MAX, FRAME_ID_CHARS_MAX};
 use crate::respond::{Cause, Rejection};
 use crate::scan::{App, Direction, DirectionRequest, Form, Outcome, Subject, Trust};
@@ -63,6 +64,10 @@ pub struct Recorded {
     /// Event time.
     #[schema(schema_with = timestamp, required)]
     pub at: String,
+    /// The person's card, where a place's device asked with `card=true`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(inline)]
+    pub card: Option<ScanCard>,
 }
 
 /// A scan that an earlier, durable check-in already stands for.
@@ -89,6 +94,10 @@ pub struct Duplicate {
     /// Event time of this scan.
     #[schema(schema_with = timestamp, required)]
     pub at: String,
+    /// The person's card, where a place's device asked with `card=true`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(inline)]
+    pub card: Option<ScanCard>,
 }
 
 /// The check-in that a duplicate repeats.

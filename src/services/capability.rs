@@ -9,6 +9,7 @@ use hyper::Response;
 use serde::Serialize;
 
 use super::Host;
+use super::card::Card;
 use super::declarations::Declarations;
 use super::feedback::Feedback;
 use super::health::Health;
@@ -156,6 +157,8 @@ pub struct Capabilities {
     pub tracing: Arc<Tracing>,
     /// The risk map.
     pub risk_map: Arc<RiskMap>,
+    /// The card.
+    pub card: Arc<Card>,
 }
 
 impl Capabilities {
@@ -166,7 +169,9 @@ impl Capabilities {
     pub fn open(state: &State, config: &Config, host: &Arc<dyn Host>) -> Result<Self, StateError> {
         let health = Arc::new(Health::open(state, host)?);
         let places = Arc::new(Places::open(state, config.places.max)?);
+        let card = Arc::new(Card::open(state, config.card.rules_dir.as_deref(), &health, &places)?);
         Ok(Self {
+            card,
             declarations: Arc::new(Declarations::open(state, config, host)?),
             registers: Arc::new(Registers::open(state, Arc::clone(&health) as _)?),
             health,
@@ -187,6 +192,7 @@ impl Capabilities {
             Arc::clone(&self.registers) as _,
             Arc::clone(&self.risk_map) as _,
             Arc::clone(&self.tracing) as _,
+            Arc::clone(&self.card) as _,
         ]
     }
 

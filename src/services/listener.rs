@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 
 use super::ask::Ask;
-use super::{Services, declarations, feedback, health, places, registers, risk_map, tracing};
+use super::{Services, card, declarations, feedback, health, places, registers, risk_map, tracing};
 use crate::listen::body::{self, BodyError};
 use crate::listen::{Answer, Body, Peer, Service};
 use crate::openapi;
@@ -91,6 +91,7 @@ async fn route(services: &Arc<Services>, ask: &Ask) -> Result<Response<Bytes>, R
     }
     match path.strip_prefix("/v1/").and_then(|path| path.split('/').next()) {
         Some("cases" | "notifications") => tracing::answer(services, ask).await,
+        Some("card") => card::http::answer(services, ask).await,
         Some("feedback") => feedback::answer(services, ask).await,
         Some("health") => health::http::answer(services, ask).await,
         Some("map") => risk_map::answer(services, ask).await,

@@ -20,6 +20,7 @@
 
 pub mod ask;
 pub mod capability;
+pub mod card;
 mod counters;
 pub mod declarations;
 pub mod feedback;

@@ -147,6 +147,15 @@ impl Health {
         Ok(known)
     }
 
+    /// Calls `each` with every citizen of whom something was ever told, more than once perhaps. Blocks for the disk.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn each_person(&self, each: &mut dyn FnMut(Pseudonym)) -> Result<(), StateError> {
+        let links = self.host.links();
+        self.tables.each_person(&mut |own| each(links.citizen_of(own)))
+    }
+
     /// Every version of every record that was ever about a person. Blocks for the disk.
     ///
     /// # Errors

@@ -92,6 +92,20 @@ impl Tables {
         self.facts.prefix(person.0).map(read).collect()
     }
 
+    /// Calls `each` with everybody of whom something was told, in order.
+    pub(super) fn each_person(&self, each: &mut dyn FnMut(Pseudonym)) -> Result<(), StateError> {
+        let mut last = None;
+        for guard in self.facts.iter() {
+            let key = guard.key()?;
+            let person = key.first_chunk().copied().map(Pseudonym);
+            if person != last {
+                each(person.ok_or(StateError::Damaged { table: FACTS })?);
+                last = person;
+            }
+        }
+        Ok(())
+    }
+
     /// How many versions of records tell something of a person, counted up to a bound.
     pub(super) fn count(&self, person: Pseudonym, source: Option<Source>, max: usize) -> usize {
         let mut prefix = person.0.to_vec();
