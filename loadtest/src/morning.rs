@@ -25,7 +25,7 @@ use crate::sys;
 use crate::wire::{Answer, Http1, PATIENCE};
 
 /// How long whoever got no answer goes on asking.
-const PERSISTENCE: Duration = Duration::from_secs(60);
+const PERSISTENCE: Duration = Duration::from_mins(1);
 
 /// Options.
 #[derive(Debug, Clone, Args)]
@@ -111,7 +111,7 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     let elapsed = began.elapsed();
     let (lost, doubled, unasked) = runtime.block_on(audit(&crowd, &acknowledged))?;
-    ensure!(server.terminate(Duration::from_secs(60))?.success(), "the gateway did not end well");
+    ensure!(server.terminate(Duration::from_mins(1))?.success(), "the gateway did not end well");
     #[allow(clippy::cast_precision_loss)] // Millions at most.
     let per_s = acknowledged.len() as f64 / elapsed.as_secs_f64();
     let report = Report {
@@ -166,7 +166,7 @@ async fn declare(
         );
         crowd.recorder.record(Ending::Answered, due.elapsed());
         let body: Value = serde_json::from_slice(&answer.body)?;
-        let id = body["declaration"].as_str().context("an answer without an id")?;
+        let id = body.get("declaration").and_then(Value::as_str).context("an answer without an id")?;
         acknowledged.insert((person, number), id.to_owned());
     }
     Ok(acknowledged)
@@ -239,9 +239,11 @@ async fn audit(crowd: &Crowd, acknowledged: &BTreeMap<(usize, usize), String>) -
             let answer = persistently(crowd, &mut connection, &request("GET", &path, token, "")).await?;
             ensure!(answer.status == 200, "the list was answered {}", answer.status);
             let page: Value = serde_json::from_slice(&answer.body)?;
-            let items = page["declarations"].as_array().context("a page without declarations")?;
-            listed.extend(items.iter().filter_map(|item| item["declaration"].as_str().map(str::to_owned)));
-            match page["next"].as_str() {
+            let items =
+                page.get("declarations").and_then(Value::as_array).context("a page without declarations")?;
+            listed
+                .extend(items.iter().filter_map(|item| Some(item.get("declaration")?.as_str()?.to_owned())));
+            match page.get("next").and_then(Value::as_str) {
                 Some(next) => cursor = format!("?cursor={next}"),
                 None => break,
             }

@@ -4,6 +4,7 @@
 //! has met some 500 others after two weeks, whatever the number of check-ins. One exit in twenty is missing. Rows are
 //! written straight into a store of their own, which goes afterwards.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -70,12 +71,13 @@ pub fn run(options: &Options) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let started = Instant::now();
     let rows = runtime.block_on(fill(&store, &plan))?;
-    println!(
+    let told = format!(
         "{rows} check-ins of {} persons at {} places in {} s",
         plan.people,
         plan.places,
         started.elapsed().as_secs()
     );
+    writeln!(std::io::stdout(), "{told}")?;
     let config = config::Tracing::default();
     let ms = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
     let rules = Rules {
@@ -99,11 +101,12 @@ pub fn run(options: &Options) -> Result<bool> {
     let read = quantile(seen.iter().map(|(_, _, rows, _)| *rows).collect(), 50);
     let time = |percent| quantile(seen.iter().map(|(time, ..)| time.as_millis()).collect(), percent);
     let (median, p99) = (time(50), time(99));
-    println!(
+    let told = format!(
         "{} cases of depth {}: median {median} ms, p99 {p99} ms; {contacts} contacts and {read} rows read in the median; {cut} cut short",
         seen.len(),
         options.depth
     );
+    writeln!(std::io::stdout(), "{told}")?;
     ensure!(contacts > 0, "nobody met anybody: the store isn't what was planned");
     Ok(median <= options.ms_max)
 }

@@ -212,7 +212,7 @@ pub struct FeedbackMove {
     #[schema(schema_with = state, required)]
     pub to: String,
     /// The revision that the officer saw.
-    #[schema(value_type = i64, minimum = 0, maximum = 4294967295_i64)]
+    #[schema(value_type = i64, minimum = 0, maximum = 4_294_967_295_i64)]
     pub revision: u32,
     /// What the sender is told; with the step to answered, and with no other.
     #[serde(default)]

@@ -169,6 +169,9 @@ impl Capabilities {
     pub fn open(state: &State, config: &Config, host: &Arc<dyn Host>) -> Result<Self, StateError> {
         let health = Arc::new(Health::open(state, host)?);
         let places = Arc::new(Places::open(state, config.places.max)?);
+        let tracing = Arc::new(Tracing::open(state, &config.tracing)?);
+        let proposes = Arc::clone(&tracing);
+        health.on_positive(move |person, taken_at, at, batch| proposes.propose(person, taken_at, at, batch));
         let card = Arc::new(Card::open(state, config.card.rules_dir.as_deref(), &health, &places)?);
         Ok(Self {
             card,
@@ -176,7 +179,7 @@ impl Capabilities {
             registers: Arc::new(Registers::open(state, Arc::clone(&health) as _)?),
             health,
             feedback: Feedback::open(state, config)?,
-            tracing: Arc::new(Tracing::open(state, &config.tracing)?),
+            tracing,
             risk_map: Arc::new(RiskMap::open(state, config, Arc::clone(&places))?),
             places,
         })

@@ -51,6 +51,7 @@ use crate::store::Store;
 use crate::verify::KeyStore;
 use capability::{Capabilities, State, StateError};
 use counters::Counters;
+use health::fact::RegisterId;
 use log::{EventLog, LogError};
 
 /// What the services are lent by the gateway that they run in.
@@ -163,6 +164,7 @@ impl Services {
                     }
                 }
             }
+            self.say_how_old_facts_are(now);
             self.capabilities.declarations.housekeeping(&*self.host, &self.log, now);
             self.capabilities.feedback.expire(&self.log, now);
             self.log.expire(now);
@@ -170,14 +172,28 @@ impl Services {
         }
     }
 
+    /// The card's facts are as old as what the slower of vaccinations and tests told last.
+    fn say_how_old_facts_are(&self, now: UnixMillis) {
+        let age = |register| self.capabilities.registers.age(register, now);
+        if let (Some(vaccinations), Some(tests)) = (age(RegisterId::Vaccination), age(RegisterId::Testing)) {
+            let age_ms = i64::try_from(vaccinations.max(tests).as_millis()).unwrap_or(i64::MAX);
+            self.capabilities.card.cards().told_until(UnixMillis(now.0.saturating_sub(age_ms)));
+        }
+    }
+
     /// What metrics tell of them.
     pub fn sample(&self) -> ServicesSample {
+        let now = UnixMillis::now();
+        let age = |register| self.capabilities.registers.age(register, now).map(|age| age.as_secs());
         ServicesSample {
             requests: self.counters.read(),
             events: self.log.applied_total(),
             log_bytes: self.log.stats().bytes,
             works: self.is_sound(),
-            register_age_s: Vec::new(),
+            register_age_s: RegisterId::ALL
+                .iter()
+                .filter_map(|register| Some((register.name(), age(*register)?)))
+                .collect(),
         }
     }
 

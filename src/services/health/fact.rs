@@ -54,6 +54,16 @@ pub enum Fact {
     },
 }
 
+impl Fact {
+    /// When the sample of a positive test was taken.
+    pub fn positive_at(&self) -> Option<UnixMillis> {
+        match self {
+            Self::Test { result: TestResult::Positive, taken_at, .. } => Some(*taken_at),
+            _ => None,
+        }
+    }
+}
+
 /// How a sample was tested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

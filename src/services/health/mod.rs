@@ -12,7 +12,7 @@ pub(in crate::services) mod http;
 mod presented;
 mod tables;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use fjall::OwnedWriteBatch;
 use parking_lot::RwLock;
@@ -27,7 +27,7 @@ use super::capability::{Capability, Effect, Kind, State, StateError};
 use super::log::EventLog;
 use crate::journal::Event;
 use crate::respond::{Cause, Refused};
-use crate::scan::{Pseudonym, UnixMillis};
+use crate::scan::{DAY_MS, Pseudonym, UnixMillis};
 use crate::verify::{hex, unhex};
 
 /// Most versions of records that tell something of one pseudonym: three a week for six years.
@@ -51,9 +51,18 @@ pub struct Health {
     tables: Tables,
     host: Arc<dyn Host>,
     changed: RwLock<Vec<Changed>>,
+    positive: OnceLock<Positive>,
 }
 
 type Changed = Box<dyn Fn(Pseudonym) + Send + Sync>;
+
+/// What follows from a positive test.
+type Positive = Box<
+    dyn Fn(Pseudonym, UnixMillis, UnixMillis, &mut OwnedWriteBatch) -> Result<(), StateError> + Send + Sync,
+>;
+
+/// How long a positive test is a reason to look for contacts: as long as check-ins are kept for it, at the least.
+const POSITIVE_TELLS_MS: i64 = 21 * DAY_MS;
 
 /// A version of a record, as its source tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,7 +129,24 @@ impl Health {
     /// They can't be opened.
     pub fn open(state: &State, host: &Arc<dyn Host>) -> Result<Self, StateError> {
         let tables = Tables::open(state)?;
-        Ok(Self { tables, host: Arc::clone(host), changed: RwLock::new(Vec::new()) })
+        Ok(Self {
+            tables,
+            host: Arc::clone(host),
+            changed: RwLock::new(Vec::new()),
+            positive: OnceLock::new(),
+        })
+    }
+
+    /// Has this called for each positive test that is told and not past its time: with whose it is, when the sample was
+    /// taken, and the event's time, to put what follows from it into the same batch. The first one stays.
+    pub fn on_positive(
+        &self,
+        then: impl Fn(Pseudonym, UnixMillis, UnixMillis, &mut OwnedWriteBatch) -> Result<(), StateError>
+        + Send
+        + Sync
+        + 'static,
+    ) {
+        let _ = self.positive.set(Box::new(then));
     }
 
     /// Has this called with the citizen whose facts changed, each time and at once after, on the log's thread. It must
@@ -252,6 +278,13 @@ impl Capability for Health {
             return Ok(Effect::Refused(refused));
         }
         let highest = versions.last().is_none_or(|last| last.number < number);
+        if let (true, Some(person), Some(then)) = (highest, person, self.positive.get()) {
+            for taken_at in facts.iter().filter_map(Fact::positive_at) {
+                if (0..=POSITIVE_TELLS_MS).contains(&(event.at.0 - taken_at.0)) {
+                    then(person, taken_at, event.at, batch)?;
+                }
+            }
+        }
         self.tables.insert(batch, &key, Version { number, received: event.at, person }, facts);
         let outcome = if highest { Became::Current } else { Became::Superseded };
         Ok(Effect::created(&Answer { outcome, facts: known }))
