@@ -4,6 +4,7 @@ mod admin_client;
 mod audit;
 mod check_config;
 mod decode;
+mod demo;
 mod export;
 mod health;
 mod migrate;
@@ -130,6 +131,10 @@ pub struct Serve {
     /// Instead of services.listen: card, declarations, tracing, map and feedback, which are off otherwise.
     #[arg(long, value_name = "ADDR:PORT")]
     pub services: Option<SocketAddr>,
+    /// With the services, on 127.0.0.1:8070 unless told otherwise, simulated national registers, and a token for everybody
+    /// who has a part in README's journey.
+    #[arg(long)]
+    pub demo: bool,
 }
 
 impl Serve {

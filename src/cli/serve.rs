@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::demo::Demo;
 use super::{Serve, print};
 use crate::config::Config;
 use crate::gateway::{Gateway, Signals};
@@ -23,17 +24,24 @@ const EXAMPLE_CARD: &str =
     "001090123456|012345678|NGUYEN VAN A|01011990|Nam|12 Phố Huế, Hai Bà Trưng, Hà Nội|15042021";
 
 pub(super) fn run(serve: Serve) -> anyhow::Result<ExitCode> {
-    let config = &serve.load()?.config;
+    let config = &mut serve.load()?.config;
+    let demo = if serve.demo { Some(Demo::prepare(config)?) } else { None };
+    let config = &*config;
     crate::observe::log::start(&config.log);
     keep_memory_private();
     let gateway = Gateway::start(config)?;
     gateway.reload_limits_from(move || Ok(serve.load()?.config.limits));
     let signals = listen_for_signals(gateway.signals())?;
-    if let Err(error) = print(&greeting(config, &gateway)?) {
+    let mut greeting = greeting(config, &gateway)?;
+    if let Some(demo) = &demo {
+        greeting.push_str(&demo.greeting(config, &gateway)?);
+    }
+    if let Err(error) = print(&greeting) {
         // Nobody reads it: no reason not to serve.
         tracing::warn!(error = %error, "cannot print the greeting");
     }
     let ended = gateway.run();
+    drop(demo);
     signals.shutdown_background();
     ended?;
     Ok(ExitCode::SUCCESS)

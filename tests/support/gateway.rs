@@ -82,10 +82,16 @@ impl Site {
 
     /// Starts and does not wait.
     pub fn spawn(&self) -> Gateway {
+        self.spawn_with(&[])
+    }
+
+    /// The same with further flags.
+    pub fn spawn_with(&self, flags: &[&str]) -> Gateway {
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
         let child = self
             .command(&["serve"])
             .args(["--listen", &self.listen.to_string(), "--admin", &self.admin.to_string()])
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)

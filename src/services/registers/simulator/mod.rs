@@ -203,6 +203,13 @@ async fn wait_while_silent(steer: &Steer) {
 async fn respond(register: RegisterId, steer: &Steer, request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let method = head.method.as_str().to_ascii_lowercase();
+    // Of no contract: how a demonstration adds a record.
+    if (head.method == Method::POST) && head.uri.path() == "/records" {
+        return match body::read(body, 4_096).await.ok().and_then(|body| added(steer, &body)) {
+            Some(record) => answer(StatusCode::CREATED, json!({ "record": record }).to_string()),
+            None => answer(StatusCode::BAD_REQUEST, "{}"),
+        };
+    }
     if !paths(register).contains(&(method.as_str(), head.uri.path())) {
         return answer(StatusCode::NOT_FOUND, "{}");
     }
@@ -226,6 +233,11 @@ async fn respond(register: RegisterId, steer: &Steer, request: Request<Incoming>
         Some(found) => answer(StatusCode::OK, found.to_string()),
         None => answer(StatusCode::BAD_REQUEST, "{}"),
     }
+}
+
+fn added(steer: &Steer, body: &[u8]) -> Option<String> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    Some(steer.add(body.get("citizen")?.as_str()?, body.get("content")?.clone()))
 }
 
 fn page(steered: &Steered, after: &str, limit: usize) -> Option<Value> {
