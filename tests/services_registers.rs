@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use support::gateway::{Gateway, Site};
 use support::http::{Client, Response};
 
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
+const SECRET: &str = "fedcba98fedcba98fedcba98fedcba98";
 
 /// Far more than anything here takes.
 const WITHIN: Duration = Duration::from_mins(1);

@@ -1,6 +1,6 @@
 //! Health declarations (tờ khai y tế) and domestic movement declarations (khai báo di chuyển nội địa).
 //!
-//! What is asked is a form ([`form`]); what was answered is kept under the declarer's pseudonym, each revision of it, until
+//! What is asked is a form (`config/forms`); what was answered is kept under the declarer's pseudonym, each revision of it, until
 //! its retention ends. The forms ask for no name, number or telephone. A dependant is told by a code of theirs, which is
 //! verified as a scan's is, and kept as a pseudonym and what they are to the declarer.
 //!
@@ -8,7 +8,7 @@
 //! A movement declaration is answered with an SG1 code that any gate scans as it scans every code: it stands for the person,
 //! under the one pseudonym. Its cti is the declaration's ([`crate::verify::Holder::Sealed`]), so that to amend or withdraw
 //! revokes that code and no other of the person's. It isn't kept: key, declaration and revision make the same text again.
-//! [`check`](answer) asks the tables, which know at once; the revocations, which each gateway asks at a scan, follow once a
+//! A check asks the tables, which know at once; the revocations, which each gateway asks at a scan, follow once a
 //! minute, since each change of them empties the caches of verified codes.
 
 mod answer;
