@@ -7,14 +7,21 @@ use hyper::Response;
 
 use super::core::Core;
 use crate::authenticate::{Device, Role};
-use crate::respond::{self, Verdict};
-use crate::scan::UnixMillis;
+use crate::respond::{self, Problem, Verdict};
+use crate::scan::{Outcome, UnixMillis};
 
 /// Whether a place's device asks for cards. What else a query says is nobody's concern, as ever.
+///
+/// # Errors
+/// It says neither yes nor no.
 #[cold]
-pub(super) fn are_asked_for(query: &str, device: &Device) -> bool {
-    let is_it = |(name, value): (_, _)| name == "card" && value == "true";
-    matches!(device.role, Role::Place { .. }) && form_urlencoded::parse(query.as_bytes()).any(is_it)
+pub(super) fn are_asked_for(query: &str, device: &Device) -> Result<bool, Problem> {
+    let asked = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "card");
+    match asked.as_ref().map(|(_, value)| value.as_ref()) {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(matches!(device.role, Role::Place { .. })),
+        Some(_) => Err(Problem::new(Outcome::Malformed, "card must be true or false").field("card")),
+    }
 }
 
 /// Puts the card into an answer, where it is a success.

@@ -49,7 +49,11 @@ pub(super) async fn post(
         Err(response) => return response,
     };
     core.counters().body(body.len());
-    let tells_cards = head.uri.query().is_some_and(|query| cards::are_asked_for(query, &device));
+    let tells_cards = match head.uri.query().map(|query| cards::are_asked_for(query, &device)) {
+        None => false,
+        Some(Ok(asked)) => asked,
+        Some(Err(problem)) => return respond::problem(&problem),
+    };
     match kind {
         Endpoint::Batch => Box::pin(batch(core, &device, &body, arrival, tells_cards)).await,
         _ => single(core, &device, &body, arrival, tells_cards).await,
