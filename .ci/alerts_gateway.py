@@ -133,6 +133,9 @@ class Gateway:
     def start(self):
         command = [BINARY, "serve", "--data-dir", str(self.data)]
         command += ["--listen", f"127.0.0.1:{self.public}", "--admin", f"127.0.0.1:{self.admin}"]
+        if self.name == "rate":
+            # One has the services and registers to follow, so that their part of the dashboard has answers.
+            command += ["--demo", "--services", f"127.0.0.1:{free_port()}"]
         with open(self.directory / "log", "ab") as log:
             self.process = subprocess.Popen(
                 command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log

@@ -267,7 +267,7 @@ class DuplicatesGone(Scenario):
 
 
 class Rate(Scenario):
-    must = {"ScangateDevicesRateLimited"}
+    must = {"ScangateDevicesRateLimited", "ScangateLinkFeedStale"}
     settings = {
         "LIMITS__DEVICE_SCANS_PER_S": 1,
         "LIMITS__DEVICE_SCANS_BURST": 10,
