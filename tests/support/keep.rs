@@ -37,9 +37,11 @@ pub fn files(data_dir: &Path, log: Option<&Path>) {
     let _ = copy(data_dir, &place.join("data"));
 }
 
-/// The greeting that `serve` prints holds the specimen of the card's own document, ready to paste, and isn't log.
+/// The greeting that `serve` prints holds the specimen of the card's own document, ready to paste, and in a
+/// demonstration the token of a specimen's phone; it isn't log.
 fn without_greeting(text: &[u8]) -> Vec<u8> {
-    let is_example = |line: &&[u8]| line.starts_with(b"  -d '{\"id\":\"scan-1\",");
+    let is_example =
+        |line: &&[u8]| line.starts_with(b"  -d '{\"id\":\"scan-1\",") || line.starts_with(b"export PHONE=");
     text.split_inclusive(|byte| *byte == b'\n').filter(|line| !is_example(line)).flatten().copied().collect()
 }
 
