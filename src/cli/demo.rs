@@ -13,6 +13,7 @@ use crate::issue::{RoleRef, issue_device};
 use crate::scan::{App, UnixMillis};
 use crate::services::health::fact::RegisterId;
 use crate::services::registers::simulator::{CITIZENS, Simulators};
+use crate::services::risk_map::Day;
 use crate::verify::KeysError;
 use crate::verify::admin_token::{self, AdminScope};
 
@@ -33,10 +34,6 @@ const POLL_MS: u64 = 500;
 
 /// From the start to when the map tells of yesterday.
 const MAP_AFTER_S: i64 = 90;
-
-/// Việt Nam's day begins so long before the one of UTC.
-const VIETNAM_S: i64 = 7 * 3_600;
-const DAY_S: i64 = 86_400;
 
 /// The variables of the journey, whose token has which scope.
 const OFFICERS: [(&str, &str, AdminScope); 4] = [
@@ -70,7 +67,8 @@ impl Demo {
         config.registers.poll_ms = POLL_MS;
         config.services.listen.get_or_insert(SERVICES);
         // A day is told once, and for good: so that yesterday isn't told before the journey has filled it.
-        let of_today_s = (UnixMillis::now().seconds() + VIETNAM_S).rem_euclid(DAY_S);
+        let now = UnixMillis::now();
+        let of_today_s = now.seconds() - Day::of(now).begins().seconds();
         config.risk_map.delay_s = u64::try_from(of_today_s + MAP_AFTER_S).unwrap_or(0);
         Ok(Self { simulators })
     }

@@ -142,9 +142,7 @@ impl EventLog {
     pub async fn record(&self, kind: Kind, body: Vec<u8>, now: UnixMillis) -> Result<Effect, Refused> {
         match self.append(kind, body, now)?.await {
             Ok(told) => told,
-            Err(_) => Err(unavailable(
-                "the services' log can't be applied; it is safe, and will be at the next start",
-            )),
+            Err(_) => Err(unavailable(NOT_APPLIED)),
         }
     }
 
@@ -155,9 +153,7 @@ impl EventLog {
     pub fn record_blocking(&self, kind: Kind, body: Vec<u8>, now: UnixMillis) -> Result<Effect, Refused> {
         match self.append(kind, body, now)?.blocking_recv() {
             Ok(told) => told,
-            Err(_) => Err(unavailable(
-                "the services' log can't be applied; it is safe, and will be at the next start",
-            )),
+            Err(_) => Err(unavailable(NOT_APPLIED)),
         }
     }
 
@@ -176,9 +172,7 @@ impl EventLog {
     ) -> Result<oneshot::Receiver<Result<Effect, Refused>>, Refused> {
         let inner = &self.inner;
         if inner.broken.load(Ordering::Acquire) {
-            return Err(unavailable(
-                "the services' log can't be applied; it is safe, and will be at the next start",
-            ));
+            return Err(unavailable(NOT_APPLIED));
         }
         if body.len() > EVENT_BODY_BYTES_MAX {
             let detail = format!("what is recorded may have {EVENT_BODY_BYTES_MAX} bytes");
@@ -348,6 +342,9 @@ fn position(table: &Keyspace) -> Result<Position, StateError> {
 fn written(position: Position) -> Vec<u8> {
     [position.segment.to_be_bytes(), position.offset.to_be_bytes()].concat()
 }
+
+/// What is told of an event that is durable, or may be, and of which nobody knows what it came to.
+const NOT_APPLIED: &str = "the services' log can't be applied; it is safe, and will be at the next start";
 
 fn unavailable(detail: &'static str) -> Refused {
     Refused::new(Cause::Unavailable, detail).bound("services.log")

@@ -7,15 +7,13 @@ use super::search::{Contact, Found, Meeting};
 use crate::openapi::{TraceContact, TraceContacts, TraceMeeting};
 use crate::respond::{Cause, Refused};
 use crate::scan::{DAY_MS, PlaceKey, Pseudonym, UnixMillis};
+use crate::services::risk_map::Day;
 
 /// Contacts on one page.
 const PAGE: usize = 100;
 
 /// A place is told to contacts only where so many met the case there: of fewer, one could know who it was.
 const CROWD_MIN: usize = 10;
-
-/// Vietnam's time, the year round.
-const LOCAL_MS: i64 = 7 * 3_600_000;
 
 /// The contacts behind the cursor.
 ///
@@ -87,7 +85,7 @@ pub(super) fn notices(found: &Found) -> Vec<Told> {
         Some(Told {
             person: Key(contact.person.0),
             depth: contact.depth,
-            day: UnixMillis(last.to.0 + LOCAL_MS).day(),
+            day: Day::of(last.to).0,
             place: Some(last.place).filter(is_crowd).map(|place| Key(place.0)),
         })
     };
