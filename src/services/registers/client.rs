@@ -193,9 +193,13 @@ impl HttpRegister {
     ) -> Result<T, RegisterError> {
         let _slot = self.slots.try_acquire().map_err(|_| RegisterError::Busy)?;
         let limit = Duration::from_millis(self.settings.request_timeout_ms);
-        let mut retries = 0;
+        let (mut retries, mut failed) = (0, None);
         loop {
-            let attempt = Attempt::begin(&self.breaker)?;
+            // Where the failure before has opened it, that is what there is to tell.
+            let attempt = match Attempt::begin(&self.breaker) {
+                Ok(attempt) => attempt,
+                Err(open) => return Err(failed.unwrap_or(open)),
+            };
             let request = Request::builder().method(&method).uri(format!("{}{path}", self.base));
             let request = request.header(ACCEPT, "application/json").header(CONTENT_TYPE, "application/json");
             let request = request.body(Full::new(body.clone())).map_err(|_| RegisterError::Garbage)?;
@@ -215,7 +219,7 @@ impl HttpRegister {
                 return Err(error);
             }
             tokio::time::sleep(pause(self.settings.backoff_ms, retries)).await;
-            retries += 1;
+            (retries, failed) = (retries + 1, Some(error));
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use tokio::sync::{Mutex, watch};
 
-use super::client::{HttpRegister, Register, SetupError};
+use super::client::{HttpRegister, Register, RegisterError, SetupError};
 use super::{End, client, intake};
 use crate::config::Registers as Settings;
 use crate::scan::UnixMillis;
@@ -148,7 +148,10 @@ async fn poll(services: &Arc<Services>, register: RegisterId) -> Result<bool, ()
     let client = source.client.as_ref().ok_or(())?;
     let after = registers.live(register).feed.cursor;
     let page = client.changes(&after).await.map_err(|error| {
-        registers.has_failed(register, error.name(), UnixMillis::now());
+        // One that isn't asked has failed as it did when it was.
+        if !matches!(error, RegisterError::Open { .. }) {
+            registers.has_failed(register, error.name(), UnixMillis::now());
+        }
         tracing::debug!(
             register = register.name(),
             error = format!("{:#}", anyhow::Error::from(error)),
