@@ -261,7 +261,7 @@ struct ProblemBody<'a> {
     outcome: &'a str,
     detail: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    field: Option<&'static str>,
+    field: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bound: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -270,25 +270,34 @@ struct ProblemBody<'a> {
     value: Option<u64>,
 }
 
+impl<'a> ProblemBody<'a> {
+    /// `of` is what its names are of: an outcome, or a rejection.
+    fn new(of: &str, outcome: &'a str, status: StatusCode, detail: &'a str) -> Self {
+        Self {
+            kind: format!("urn:scangate:{of}:{outcome}"),
+            title: outcome.replace('_', " "),
+            status: status.as_u16(),
+            outcome,
+            detail,
+            field: None,
+            bound: None,
+            limit: None,
+            value: None,
+        }
+    }
+}
+
 /// A refusal of the whole request.
 pub fn problem(problem: &Problem) -> Response<Bytes> {
-    let name = problem.outcome.name();
     let status = status(problem.outcome);
-    let mut response = with_problem(&ProblemBody {
-        kind: format!("urn:scangate:outcome:{name}"),
-        title: name.replace('_', " "),
-        status: status.as_u16(),
-        outcome: name,
-        detail: &problem.detail,
+    let body = ProblemBody {
         field: problem.concern.and_then(Concern::field),
         bound: problem.concern.and_then(Concern::bound),
         limit: problem.limit,
         value: problem.value,
-    });
-    *response.status_mut() = status;
-    if let Some(seconds) = problem.retry_after_s {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-    }
+        ..ProblemBody::new("outcome", problem.outcome.name(), status, &problem.detail)
+    };
+    let mut response = with_problem(status, &body, problem.retry_after_s);
     if problem.outcome == Outcome::Unauthenticated {
         let challenge = if problem.invalid_token { "Bearer error=\"invalid_token\"" } else { "Bearer" };
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
@@ -335,8 +344,12 @@ pub fn internal() -> Response<Bytes> {
     rejected(Rejection::Internal)
 }
 
-fn with_problem(body: &ProblemBody<'_>) -> Response<Bytes> {
-    with_body(StatusCode::INTERNAL_SERVER_ERROR, PROBLEM_JSON, line(body))
+fn with_problem(status: StatusCode, body: &ProblemBody<'_>, retry_after_s: Option<u32>) -> Response<Bytes> {
+    let mut response = with_body(status, PROBLEM_JSON, line(body));
+    if let Some(seconds) = retry_after_s {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
 }
 
 /// JSON that ends its line, so that a terminal's prompt starts on the next one.

@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use hyper::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
-use super::{JSON, PROBLEM_JSON, line, with_body};
+use super::{JSON, ProblemBody, line, with_body, with_problem};
 
 macro_rules! causes {
     ($($(#[$doc:meta])* $variant:ident = $status:ident, $name:literal;)+) => {
@@ -118,42 +118,17 @@ impl Refused {
     }
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
-    #[serde(rename = "type")]
-    kind: String,
-    title: String,
-    status: u16,
-    outcome: &'a str,
-    detail: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    field: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bound: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<u64>,
-}
-
 /// The answer to a request that a service refuses.
 pub fn refused(refused: &Refused) -> Response<Bytes> {
-    let (name, status) = (refused.cause.name(), refused.cause.status());
-    let body = Body {
-        kind: format!("urn:scangate:outcome:{name}"),
-        title: name.replace('_', " "),
-        status: status.as_u16(),
-        outcome: name,
-        detail: &refused.detail,
+    let status = refused.cause.status();
+    let body = ProblemBody {
         field: refused.field.as_deref(),
         bound: refused.bound,
         limit: refused.limit,
         value: refused.value,
+        ..ProblemBody::new("outcome", refused.cause.name(), status, &refused.detail)
     };
-    let mut response = with_body(status, PROBLEM_JSON, line(&body));
-    if let Some(seconds) = refused.retry_after_s {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-    }
+    let mut response = with_problem(status, &body, refused.retry_after_s);
     if refused.cause == Cause::Unauthenticated {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
@@ -177,6 +152,8 @@ pub fn json(body: &impl Serialize) -> Response<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::RETRY_AFTER;
+
     use super::*;
 
     #[test]

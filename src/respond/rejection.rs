@@ -102,18 +102,14 @@ impl Rejection {
 /// A request that never became a scan.
 pub fn rejected(rejection: Rejection) -> Response<Bytes> {
     let (status, name) = rejection.status_and_name();
-    let mut response = with_problem(&ProblemBody {
-        kind: format!("urn:scangate:rejection:{name}"),
-        title: name.replace('_', " "),
-        status: status.as_u16(),
-        outcome: name,
-        detail: &rejection.detail(),
-        field: rejection.concern().and_then(Concern::field),
-        bound: rejection.concern().and_then(Concern::bound),
+    let (detail, concern) = (rejection.detail(), rejection.concern());
+    let body = ProblemBody {
+        field: concern.and_then(Concern::field),
+        bound: concern.and_then(Concern::bound),
         limit: if let Rejection::RequestTimeout { limit_ms } = rejection { Some(limit_ms) } else { None },
-        value: None,
-    });
-    *response.status_mut() = status;
+        ..ProblemBody::new("rejection", name, status, &detail)
+    };
+    let mut response = with_problem(status, &body, None);
     if let Some((name, value)) = rejection.remedy() {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
