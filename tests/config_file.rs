@@ -39,5 +39,8 @@ fn every_key_of_the_shipped_file_is_commented() {
 #[test]
 fn the_shipped_file_is_the_one_the_table_writes() {
     let text = std::fs::read_to_string(shipped()).expect("readable");
-    assert!(text == Config::documented(), "config/scangate.toml is stale: run this test with SCANGATE_BLESS=1");
+    assert!(
+        text == Config::documented(),
+        "config/scangate.toml is stale: run this test with SCANGATE_BLESS=1"
+    );
 }
