@@ -127,6 +127,8 @@ class Gateway:
             **{f"SCANGATE_{key}": str(value) for key, value in (settings or {}).items()},
             **(environment or {}),
         }
+        # Frames have numbers of their own: a scan's time follows from its number, and thousands of frames a second are shed.
+        self.frame_number = itertools.count(1)
         self._number, self._first_at = itertools.count(1), time.time() - 46 * 3600
         self._last = None
 
@@ -273,7 +275,7 @@ class Frames(threading.Thread):
     def run(self):
         connection = self.gateway.connect()
         while not self.ended.wait(self.pause_s):
-            path = f"/v1/frames?id=f-{next(self.gateway._number)}"
+            path = f"/v1/frames?id=f-{next(self.gateway.frame_number)}"
             try:
                 self.gateway.post(connection, self.picture, "image/png", path)
             except OSError:

@@ -129,7 +129,11 @@ fn check(answers: &[Value], text: &str) {
     assert_eq!(contacts["contacts"].as_array().map(Vec::len), Some(13), "{contacts}");
     assert_eq!(red["colour"], "red", "{red}");
     let told = &map["features"][0]["properties"];
-    assert_eq!((&told["persons"], &told["name"]), (&10.into(), &"Chợ Đồng Xuân".into()), "{map}");
+    assert_eq!(
+        (&told["persons"], &told["name"], &told["level"]),
+        (&10.into(), &"Chợ Đồng Xuân".into(), &"exposed".into()),
+        "{map}"
+    );
     assert_eq!(answered["state"], "answered", "{answered}");
     assert_eq!(receipt["answer"], "Cảm ơn bạn, mã đã được in lại.", "{receipt}");
 }

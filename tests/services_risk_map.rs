@@ -7,8 +7,10 @@ mod support;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use scangate::openapi::{MapDays, MapFeatures};
+use scangate::openapi::{MapDays, MapFeatures, TraceCases};
 use scangate::scan::UnixMillis;
+use scangate::services::health::fact::RegisterId;
+use scangate::services::registers::simulator::Simulators;
 use scangate::services::risk_map::Day;
 use serde_json::json;
 use support::codes;
@@ -131,6 +133,65 @@ fn a_finished_day_is_told_rounded_and_hidden_and_then_stays() {
     gateway.terminate(Duration::from_mins(1));
     let log = map.site.log();
     assert!((0..50).all(|serial| !log.contains(&codes::citizen_number(serial))), "{log}");
+}
+
+/// A case's state, as whoever approves sees it.
+fn case(map: &Map, token: &str) -> Option<(String, String)> {
+    let authorization = format!("Bearer {token}");
+    let answer = map.get("/v1/cases", &[("Authorization", &authorization)]);
+    let cases: TraceCases = serde_json::from_slice(&answer.body).unwrap();
+    cases.cases.into_iter().next().map(|case| (case.case, case.state))
+}
+
+fn within_a_minute(what: &str, is: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is() {
+        assert!(started.elapsed() < Duration::from_mins(1), "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn an_approved_case_marks_where_its_person_was_until_the_test_is_withdrawn() {
+    let registers = Simulators::start(1).unwrap();
+    let testing = registers.steer(RegisterId::Testing).unwrap();
+    let mut map = Map::new();
+    let url = format!("http://{}", registers.addresses()[&RegisterId::Testing]);
+    map.site = map.site.set("registers.testing_url", &url).set("registers.poll_ms", "50");
+    let keys = |name: &str| map.site.run_ok(&["keys", "admin", name, "--scope", "approve"]).trim().to_owned();
+    let officers = [keys("an"), keys("binh")];
+    let gateway = map.site.clone().set("risk_map.delay_s", "86400").start();
+    map.bring_places(&gateway);
+    map.visit(&gateway, "station", 0..12);
+    map.visit(&gateway, "library", 3..12);
+    let day = Day::of(UnixMillis::now()).plus(-1);
+    let content = json!({"kind": "pcr", "result": "positive", "taken_at": UnixMillis(day.begins().0 + 3_600_000).to_string()});
+    let record = testing.add(&codes::citizen_number(3), content);
+    within_a_minute("a case", || case(&map, &officers[0]).is_some());
+    let id = case(&map, &officers[0]).unwrap().0;
+    for officer in &officers {
+        let authorization = format!("Bearer {officer}");
+        let path = format!("/v1/cases/{id}/approve");
+        let answer =
+            Client::connect(map.at).request("POST", &path, &[("Authorization", &authorization)], b"");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    // What is approved is marked after the day is told, by whichever process is there then.
+    gateway.kill();
+    let gateway = map.site.start();
+    map.told(day);
+    let levels = || -> Vec<String> {
+        let features = map.features(day, "places.geojson").features;
+        features.into_iter().map(|feature| feature.properties.level).collect()
+    };
+    // The library's nine are hidden, and so is that the person was there.
+    within_a_minute("marked", || levels() == ["exposed"]);
+
+    assert!(testing.withdraw(&record));
+    within_a_minute("withdrawn", || case(&map, &officers[0]).unwrap().1 == "withdrawn");
+    gateway.kill();
+    let _gateway = map.site.start();
+    within_a_minute("unmarked", || levels() == ["none"]);
 }
 
 #[test]

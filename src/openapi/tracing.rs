@@ -54,7 +54,7 @@ pub struct TraceCase {
     /// Its number.
     #[schema(schema_with = key, required)]
     pub case: String,
-    /// `waiting` for approval, or `approved`.
+    /// `waiting` for approval, `approved`, or `withdrawn` with the test that made it.
     #[schema(schema_with = state, required)]
     pub state: String,
     /// The person's pseudonym.
@@ -333,7 +333,7 @@ fn case_name() -> Schema {
 }
 
 fn state() -> Schema {
-    types::pattern("How it stands", "^(waiting|approved)$")
+    types::pattern("How it stands", "^(waiting|approved|withdrawn)$")
 }
 
 fn reference() -> Schema {

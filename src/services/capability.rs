@@ -171,7 +171,13 @@ impl Capabilities {
         let places = Arc::new(Places::open(state, config.places.max)?);
         let tracing = Arc::new(Tracing::open(state, &config.tracing)?);
         let proposes = Arc::clone(&tracing);
-        health.on_positive(move |person, taken_at, at, batch| proposes.propose(person, taken_at, at, batch));
+        health.on_positive(move |test, batch| {
+            if test.stands {
+                proposes.propose(test.person, test.taken_at, test.at, batch)
+            } else {
+                proposes.withdraw(test.person, test.taken_at, batch)
+            }
+        });
         let card = Arc::new(Card::open(state, config.card.rules_dir.as_deref(), &health, &places)?);
         Ok(Self {
             card,

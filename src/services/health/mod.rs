@@ -56,10 +56,21 @@ pub struct Health {
 
 type Changed = Box<dyn Fn(Pseudonym) + Send + Sync>;
 
-/// What follows from a positive test.
-type Positive = Box<
-    dyn Fn(Pseudonym, UnixMillis, UnixMillis, &mut OwnedWriteBatch) -> Result<(), StateError> + Send + Sync,
->;
+/// What follows from a positive test, and from its end.
+type Positive = Box<dyn Fn(&PositiveTest, &mut OwnedWriteBatch) -> Result<(), StateError> + Send + Sync>;
+
+/// A positive test that is told, or taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PositiveTest {
+    /// Whose.
+    pub person: Pseudonym,
+    /// When the sample was taken.
+    pub taken_at: UnixMillis,
+    /// When this was told.
+    pub at: UnixMillis,
+    /// Whether it stands; otherwise it was corrected or withdrawn.
+    pub stands: bool,
+}
 
 /// How long a positive test is a reason to look for contacts: as long as check-ins are kept for it, at the least.
 const POSITIVE_TELLS_MS: i64 = 21 * DAY_MS;
@@ -137,14 +148,11 @@ impl Health {
         })
     }
 
-    /// Has this called for each positive test that is told and not past its time: with whose it is, when the sample was
-    /// taken, and the event's time, to put what follows from it into the same batch. The first one stays.
+    /// Has this called for each positive test that is told and not past its time, and for each that isn't told any more, to
+    /// put what follows from it into the same batch. The first one stays.
     pub fn on_positive(
         &self,
-        then: impl Fn(Pseudonym, UnixMillis, UnixMillis, &mut OwnedWriteBatch) -> Result<(), StateError>
-        + Send
-        + Sync
-        + 'static,
+        then: impl Fn(&PositiveTest, &mut OwnedWriteBatch) -> Result<(), StateError> + Send + Sync + 'static,
     ) {
         let _ = self.positive.set(Box::new(then));
     }
@@ -278,12 +286,16 @@ impl Capability for Health {
             return Ok(Effect::Refused(refused));
         }
         let highest = versions.last().is_none_or(|last| last.number < number);
-        if let (true, Some(person), Some(then)) = (highest, person, self.positive.get()) {
-            for taken_at in facts.iter().filter_map(Fact::positive_at) {
-                if (0..=POSITIVE_TELLS_MS).contains(&(event.at.0 - taken_at.0)) {
-                    then(person, taken_at, event.at, batch)?;
+        if highest {
+            let before = match versions.last() {
+                Some(Version { person: Some(person), number, .. }) => {
+                    let told = self.tables.told(*person, &key, *number)?;
+                    told.map(|told| positive_tests(*person, &told.facts)).unwrap_or_default()
                 }
-            }
+                _ => Vec::new(),
+            };
+            let now = person.map(|person| positive_tests(person, &facts)).unwrap_or_default();
+            self.positive_tests_changed(&key, &before, &now, event.at, batch)?;
         }
         self.tables.insert(batch, &key, Version { number, received: event.at, person }, facts);
         let outcome = if highest { Became::Current } else { Became::Superseded };
@@ -310,6 +322,46 @@ impl Capability for Health {
 }
 
 impl Health {
+    /// What follows from a record's positive tests, as it was told before and is told now.
+    fn positive_tests_changed(
+        &self,
+        key: &RecordKey,
+        before: &[(Pseudonym, UnixMillis)],
+        now: &[(Pseudonym, UnixMillis)],
+        at: UnixMillis,
+        batch: &mut OwnedWriteBatch,
+    ) -> Result<(), StateError> {
+        let Some(then) = self.positive.get() else { return Ok(()) };
+        for &(person, taken_at) in before.iter().filter(|test| !now.contains(test)) {
+            if !self.tells_elsewhere(key, person, taken_at)? {
+                then(&PositiveTest { person, taken_at, at, stands: false }, batch)?;
+            }
+        }
+        for &(person, taken_at) in now {
+            if (0..=POSITIVE_TELLS_MS).contains(&(at.0 - taken_at.0)) {
+                then(&PositiveTest { person, taken_at, at, stands: true }, batch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether another record of the person tells of the same positive test.
+    fn tells_elsewhere(
+        &self,
+        key: &RecordKey,
+        person: Pseudonym,
+        taken_at: UnixMillis,
+    ) -> Result<bool, StateError> {
+        for (other, number, told) in self.tables.of(person)? {
+            let is_current = self.tables.current(&other)?.is_some_and(|current| current.number == number);
+            let mut positive = told.facts.iter().filter_map(Fact::positive_at);
+            if other != *key && is_current && positive.any(|at| at == taken_at) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn past_bounds(&self, key: &RecordKey, versions: usize, person: Option<Pseudonym>) -> Option<Refused> {
         let refused = |detail: &'static str, limit: usize| {
             Some(Refused::new(Cause::Invalid, detail).field("/record").limit(limit as u64, None))
@@ -344,6 +396,11 @@ fn read(event: &Event) -> Option<(RecordKey, u64, Option<Pseudonym>, Vec<Fact>)>
     // Without facts it is withdrawn, whoever it was about.
     let person = person.filter(|_| !facts.is_empty());
     (person.is_some() != facts.is_empty()).then_some((RecordKey { source, record }, version, person, facts))
+}
+
+/// Whose, and when they were taken.
+fn positive_tests(person: Pseudonym, facts: &[Fact]) -> Vec<(Pseudonym, UnixMillis)> {
+    facts.iter().filter_map(Fact::positive_at).map(|taken_at| (person, taken_at)).collect()
 }
 
 /// Whether a report is well formed.

@@ -2,15 +2,17 @@
 //!
 //! ```text
 //! store, a finished day ─ count ─ release (k) ─ log ─ tables ─ GeoJSON ─ /map
+//! store, a case's stays ─ mark ──────────────── log ─ tables ─┘
 //! ```
 //!
 //! A day is counted once, some hours after its end, and what is told of it then is in the log and never changes.
-//! What does change is which of its places are known to have been visited by somebody who was infectious.
+//! What does change is which of its places are known to have been visited by somebody who was infectious: approved cases
+//! of tracing mark them.
 //!
 //! ```text
 //! risk_map_cells1      day(4) attempt(8) 'd' or 'p' district(3) place(16, of a place)  ->  JSON
 //! risk_map_days1       day(4)                                                          ->  JSON
-//! risk_map_exposures1  day(4) place(16) case(16)                                       ->  nothing
+//! risk_map_exposures1  day(4) place(16) case(16)                                       ->  person(16)
 //! ```
 
 pub mod count;
@@ -18,6 +20,7 @@ pub mod day;
 pub mod release;
 mod geojson;
 mod http;
+mod mark;
 mod outlines;
 mod publish;
 
@@ -26,7 +29,7 @@ mod attack_tests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -39,13 +42,12 @@ pub(super) use http::answer;
 pub(super) use publish::publish_due;
 
 use super::capability::{Capability, Effect, Kind, State, StateError};
-use super::log::EventLog;
 use super::places::{DistrictCode, Places, ProvinceCode};
 use crate::config::Config;
 use crate::journal::Event;
 use crate::respond::{Cause, Refused};
-use crate::scan::{PlaceKey, Pseudonym, UnixMillis};
-use crate::verify::{hex, unhex};
+use crate::scan::PlaceKey;
+use crate::verify::unhex;
 
 const CELLS: &str = "risk_map_cells1";
 const DAYS: &str = "risk_map_days1";
@@ -107,10 +109,30 @@ struct Published {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Change {
-    Cells { day: Day, attempt: u64, cells: Vec<Cell> },
+    Cells {
+        day: Day,
+        attempt: u64,
+        cells: Vec<Cell>,
+    },
     Published(Published),
-    Exposed { day: Day, place: String, case: String },
-    Cleared { day: Day, place: String, case: String },
+    /// A case's person, who was infectious, was at these places on these days.
+    Exposed {
+        case: String,
+        person: String,
+        at: Vec<Spot>,
+    },
+    /// It was a mistake.
+    Cleared {
+        case: String,
+        at: Vec<Spot>,
+    },
+}
+
+/// A place on a day, by the place's key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Spot {
+    day: Day,
+    place: String,
 }
 
 impl RiskMap {
@@ -134,37 +156,6 @@ impl RiskMap {
             answers: Mutex::default(),
             worker: publish::Worker::default(),
         })
-    }
-
-    /// Somebody who was infectious was at this place on this day: the case of this person, once however often it is
-    /// told. The map shows it where it shows the place.
-    ///
-    /// # Errors
-    /// It can't be recorded now.
-    pub async fn exposed(
-        &self,
-        log: &EventLog,
-        (place, day): (PlaceKey, Day),
-        case: Pseudonym,
-        now: UnixMillis,
-    ) -> Result<Effect, Refused> {
-        let change = Change::Exposed { day, place: hex(&place.0), case: hex(&case.0) };
-        log.record(Kind::RiskMap, written(&change), now).await
-    }
-
-    /// It was a mistake: takes an exposure back.
-    ///
-    /// # Errors
-    /// It can't be recorded now.
-    pub async fn cleared(
-        &self,
-        log: &EventLog,
-        (place, day): (PlaceKey, Day),
-        case: Pseudonym,
-        now: UnixMillis,
-    ) -> Result<Effect, Refused> {
-        let change = Change::Cleared { day, place: hex(&place.0), case: hex(&case.0) };
-        log.record(Kind::RiskMap, written(&change), now).await
     }
 
     /// Ends a count under way, and waits for its end.
@@ -197,16 +188,16 @@ impl RiskMap {
         self.cells.prefix(prefix).map(|guard| read(CELLS, &guard.into_inner()?.1))
     }
 
-    /// How many cases each place of a day had.
+    /// How many persons each place of a day had who are cases: one of two cases counts once.
     fn cases(&self, day: Day) -> Result<HashMap<PlaceKey, u64>, StateError> {
-        let mut cases = HashMap::new();
+        let mut persons: HashMap<PlaceKey, HashSet<Vec<u8>>> = HashMap::new();
         for guard in self.exposures.prefix(day_key(day)) {
-            let key = guard.key()?;
+            let (key, person) = guard.into_inner()?;
             let place = key.get(4..20).and_then(|place| place.try_into().ok());
             let place = place.map(PlaceKey).ok_or(StateError::Damaged { table: EXPOSURES })?;
-            *cases.entry(place).or_insert(0) += 1;
+            persons.entry(place).or_default().insert(person.to_vec());
         }
-        Ok(cases)
+        Ok(persons.into_iter().map(|(place, persons)| (place, persons.len() as u64)).collect())
     }
 
     fn publish(&self, published: &Published, batch: &mut OwnedWriteBatch) -> Result<(), StateError> {
@@ -251,14 +242,23 @@ impl Capability for RiskMap {
                 }
             }
             Change::Published(published) => self.publish(&published, batch)?,
-            Change::Exposed { day, place, case } => match exposure_key(day, &place, &case) {
-                Some(key) => batch.insert(&self.exposures, key, []),
-                None => return Ok(Effect::Refused(meaningless())),
-            },
-            Change::Cleared { day, place, case } => match exposure_key(day, &place, &case) {
-                Some(key) => batch.remove(&self.exposures, key),
-                None => return Ok(Effect::Refused(meaningless())),
-            },
+            Change::Exposed { case, person, at } => {
+                let Some(person) = unhex::<16>(&person) else { return Ok(Effect::Refused(meaningless())) };
+                for spot in at {
+                    match exposure_key(&spot, &case) {
+                        Some(key) => batch.insert(&self.exposures, key, person),
+                        None => return Ok(Effect::Refused(meaningless())),
+                    }
+                }
+            }
+            Change::Cleared { case, at } => {
+                for spot in at {
+                    match exposure_key(&spot, &case) {
+                        Some(key) => batch.remove(&self.exposures, key),
+                        None => return Ok(Effect::Refused(meaningless())),
+                    }
+                }
+            }
         }
         Ok(Effect::done(&serde_json::json!({})))
     }
@@ -287,8 +287,8 @@ fn cell_key(day: Day, attempt: u64, cell: &Cell) -> Option<Vec<u8>> {
     Some(key)
 }
 
-fn exposure_key(day: Day, place: &str, case: &str) -> Option<Vec<u8>> {
-    Some([&day_key(day)[..], &unhex::<16>(place)?, &unhex::<16>(case)?].concat())
+fn exposure_key(spot: &Spot, case: &str) -> Option<Vec<u8>> {
+    Some([&day_key(spot.day)[..], &unhex::<16>(&spot.place)?, &unhex::<16>(case)?].concat())
 }
 
 fn written(value: &impl Serialize) -> Vec<u8> {

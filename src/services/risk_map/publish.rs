@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 
 use super::count::{Counter, Counts, ENTRIES_MAX};
+use super::mark::mark;
 use super::release::{release, told};
 use super::{Cell, Change, Day, Published, RiskMap, written};
 use crate::respond::Refused;
@@ -16,6 +17,7 @@ use crate::scan::{PlaceKey, UnixMillis};
 use crate::services::Services;
 use crate::services::capability::{Kind, StateError};
 use crate::services::places::{DistrictCode, Place, ProvinceCode};
+use crate::services::tracing::search::SearchError;
 use crate::store::StoreError;
 use crate::store::export::ExportRange;
 use crate::store::fold::fold;
@@ -23,11 +25,13 @@ use crate::store::fold::fold;
 /// Cells in an event, which has room for some 35.
 const CELLS_AN_EVENT: usize = 25;
 
-/// Why a day isn't told yet. It is tried again within a minute.
+/// Why a day isn't told yet, or a case not marked. It is tried again within a minute.
 #[derive(Debug, thiserror::Error)]
-enum PublishError {
+pub(super) enum PublishError {
     #[error("the check-ins can't be read")]
     Store(#[from] StoreError),
+    #[error("a case's check-ins can't be read")]
+    Search(#[from] SearchError),
     #[error("the map's tables can't be read")]
     State(#[from] StateError),
     #[error("the figures can't be recorded: {}", .0.detail)]
@@ -54,12 +58,12 @@ impl Worker {
         }
     }
 
-    fn stops(&self) -> bool {
+    pub(super) fn stops(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
 }
 
-/// Begins to count what is over and not told yet, unless that is under way.
+/// Begins to count what is over and not told yet, and to mark cases, unless that is under way.
 pub(in crate::services) fn publish_due(services: &Arc<Services>, now: UnixMillis) {
     let map = &services.capabilities.risk_map;
     let mut thread = map.worker.thread.lock();
@@ -74,17 +78,12 @@ pub(in crate::services) fn publish_due(services: &Arc<Services>, now: UnixMillis
     if let Some(oldest) = services.host.oldest_unstored() {
         due.retain(|day| day.plus(1).begins().0.saturating_add(map.settings.delay_ms) <= oldest.0);
     }
-    if due.is_empty() {
-        return;
-    }
     let services = Arc::clone(services);
     let run = move || {
-        for day in due {
-            match publish(&services, day, now) {
-                Ok(()) => {}
-                Err(PublishError::Stopped) => return,
-                Err(error) => return failed(error),
-            }
+        let told = due.into_iter().try_for_each(|day| publish(&services, day, now));
+        match told.and_then(|()| mark(&services, now)) {
+            Ok(()) | Err(PublishError::Stopped) => {}
+            Err(error) => failed(error),
         }
     };
     match std::thread::Builder::new().name("risk-map".to_owned()).spawn(run) {
@@ -94,7 +93,7 @@ pub(in crate::services) fn publish_due(services: &Arc<Services>, now: UnixMillis
 }
 
 fn failed(error: PublishError) {
-    tracing::error!(error = %anyhow::Error::from(error), "a day of the risk map can't be told");
+    tracing::error!(error = %anyhow::Error::from(error), "the risk map can't be brought up to date");
 }
 
 impl RiskMap {
@@ -140,29 +139,26 @@ fn publish(services: &Services, day: Day, now: UnixMillis) -> Result<(), Publish
     let districts = Districts::of(&map.places.all());
     let counts = count(services, &districts, day)?;
     let cells = cells(map.settings.k, &districts, &counts);
-    let (told, record) = (cells.len() as u64, |change: &Change| {
-        let recorded = services.log.record_blocking(Kind::RiskMap, written(change), now);
-        recorded.map(|_| ()).map_err(PublishError::Log)
-    });
+    let told = cells.len() as u64;
     let attempt = now.0.unsigned_abs();
     let places = cells.iter().filter(|cell| cell.place.is_some()).count() as u64;
     for cells in cells.chunks(CELLS_AN_EVENT) {
         if map.worker.stops() {
             return Err(PublishError::Stopped);
         }
-        record(&Change::Cells { day, attempt, cells: cells.to_vec() })?;
+        record(services, &Change::Cells { day, attempt, cells: cells.to_vec() }, now)?;
     }
     let keeps_from = day.plus(1 - map.settings.days);
-    record(&Change::Published(Published {
-        day,
-        attempt,
-        k: map.settings.k,
-        districts: told - places,
-        places,
-        keeps_from,
-    }))?;
+    let published =
+        Published { day, attempt, k: map.settings.k, districts: told - places, places, keeps_from };
+    record(services, &Change::Published(published), now)?;
     tracing::info!(%day, districts = told - places, places, "a day of the risk map is told");
     Ok(())
+}
+
+pub(super) fn record(services: &Services, change: &Change, now: UnixMillis) -> Result<(), PublishError> {
+    let recorded = services.log.record_blocking(Kind::RiskMap, written(change), now);
+    recorded.map(|_| ()).map_err(PublishError::Log)
 }
 
 fn count(services: &Services, districts: &Districts, day: Day) -> Result<Counts, PublishError> {

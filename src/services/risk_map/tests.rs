@@ -2,6 +2,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::scan::UnixMillis;
+use crate::verify::hex;
 
 const DAY: Day = Day(18_955);
 
@@ -52,7 +54,12 @@ impl World {
     }
 
     fn case(&self, kind: &str, day: Day, place: u8, case: u8) {
-        let change = json!({"type": kind, "day": day, "place": hex(&[place; 16]), "case": hex(&[case; 16])});
+        self.case_of(kind, day, place, (case, case));
+    }
+
+    fn case_of(&self, kind: &str, day: Day, place: u8, (case, person): (u8, u8)) {
+        let at = json!([{"day": day, "place": hex(&[place; 16])}]);
+        let change = json!({"type": kind, "case": hex(&[case; 16]), "person": hex(&[person; 16]), "at": at});
         assert_eq!(self.tell(&self.map, &change), Effect::done(&json!({})));
     }
 
@@ -96,6 +103,9 @@ fn levels_follow_cases_at_told_places_only() {
         world.case("exposed", DAY, 1, case);
         assert_eq!(world.shown(DAY), (json!([30, "exposed"]), json!([30, "exposed"])), "{case}");
     }
+    // Somebody's second case is no tenth person.
+    world.case_of("exposed", DAY, 1, (11, 9));
+    assert_eq!(world.shown(DAY).1, json!([30, "exposed"]));
     world.case("exposed", DAY, 1, 10);
     assert_eq!(world.shown(DAY).1, json!([30, "cluster"]));
     world.case("cleared", DAY, 1, 10);
@@ -140,7 +150,9 @@ fn days_are_due_after_their_delay_and_forgotten_in_the_end() {
 fn events_that_mean_nothing_change_nothing() {
     let world = world();
     for change in [
-        json!({"type": "exposed", "day": DAY, "place": "zz", "case": hex(&[1; 16])}),
+        json!({"type": "exposed", "case": hex(&[1; 16]), "person": hex(&[1; 16]), "at": [{"day": DAY, "place": "zz"}]}),
+        json!({"type": "exposed", "case": hex(&[1; 16]), "person": "zz", "at": []}),
+        json!({"type": "cleared", "case": "zz", "at": [{"day": DAY, "place": hex(&[1; 16])}]}),
         json!({"type": "cells", "day": "yesterday", "attempt": 1, "cells": []}),
         json!({"type": "another"}),
     ] {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::search::{Around, Question};
 use crate::scan::{PlaceKey, Pseudonym, UnixMillis};
+use crate::services::risk_map::Day;
 use crate::verify::{hex, unhex};
 
 /// Sixteen bytes, 32 hexadecimal digits as text: a pseudonym, a place's key, the number of a case or notification.
@@ -88,6 +89,8 @@ pub(super) enum Change {
     Propose { person: Key, taken_at: i64 },
     /// Somebody approves, until then.
     Approve { case: Key, by: String, until: i64 },
+    /// The map has a case's days up to this one, or, if the test is withdrawn, none of them any more.
+    Marked { case: Key, through: Day, withdrawn: bool },
     /// Contacts of a case are notified.
     Notify { case: Key, told: Vec<Told> },
     /// A person has read a notification.

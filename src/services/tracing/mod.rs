@@ -26,11 +26,12 @@ use tokio::sync::Semaphore;
 
 use self::change::{Change, Key};
 use self::sealed::RegisterKey;
-use self::search::{Bounds, Found, Search};
-use self::stays::Rules;
+use self::search::{Bounds, Found, Search, SearchError};
+use self::stays::{Rules, Stay};
 use self::tables::{Case, Tables};
 use super::Host;
 use super::capability::{Capability, Effect, Kind, State, StateError};
+use super::risk_map::Day;
 use crate::config;
 use crate::journal::Event;
 use crate::respond::{Cause, Refused};
@@ -47,6 +48,27 @@ const TURN: Duration = Duration::from_secs(10);
 /// How long a list is held for its pages, and how many are.
 const HELD_MS: i64 = 60_000;
 const HELD_MAX: usize = 4;
+
+/// A case of a person that the map doesn't show as it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unmarked {
+    pub(super) case: [u8; 16],
+    pub(super) person: Pseudonym,
+    /// Its first and last day.
+    pub(super) from: Day,
+    pub(super) to: Day,
+    /// The last day that the map shows already.
+    pub(super) through: Option<Day>,
+    pub(super) withdrawn: bool,
+}
+
+impl Unmarked {
+    /// The event that the map shows it up to this day, or, if it is withdrawn, not any more.
+    pub(super) fn marked(&self, through: Day) -> (Kind, Vec<u8>) {
+        let change = Change::Marked { case: Key(self.case), through, withdrawn: self.withdrawn };
+        (Kind::Tracing, change.body())
+    }
+}
 
 struct Held {
     case: Key,
@@ -110,6 +132,43 @@ impl Tracing {
     /// The event that does the same, for [`EventLog::record`](super::log::EventLog::record) under [`Kind::Tracing`].
     pub fn proposal(person: Pseudonym, taken_at: UnixMillis) -> Vec<u8> {
         Change::Propose { person: Key(person.0), taken_at: taken_at.0 }.body()
+    }
+
+    /// Takes the case of a positive test back, and what the map shows of it; for the same events, when such a test turns
+    /// out not to have been one. Proposed again, it stands again.
+    ///
+    /// # Errors
+    /// The tables can't be read.
+    pub fn withdraw(
+        &self,
+        person: Pseudonym,
+        taken_at: UnixMillis,
+        batch: &mut OwnedWriteBatch,
+    ) -> Result<(), StateError> {
+        self.tables.withdraw(person, taken_at, batch)
+    }
+
+    /// The cases that the map doesn't show as it should: those that were approved, as long as they have days to come, and
+    /// those that were withdrawn.
+    ///
+    /// # Errors
+    /// The tables can't be read.
+    pub(super) fn unmarked(&self) -> Result<Vec<Unmarked>, StateError> {
+        self.tables.unmarked()
+    }
+
+    /// Where a person was, by the rules for stays. Blocks the thread where the store is the embedded one.
+    ///
+    /// # Errors
+    /// Check-ins or links can't be read.
+    pub(super) async fn stays(
+        &self,
+        host: &Arc<dyn Host>,
+        person: Pseudonym,
+        (from, to): (UnixMillis, UnixMillis),
+    ) -> Result<Vec<Stay>, SearchError> {
+        let citizen = host.links().citizen_of(person);
+        Search::new(host.store(), host.links(), self.rules, self.bounds).stays_of(citizen, from, to).await
     }
 
     /// A case's contacts: those of a moment ago, or else searched for now.

@@ -188,8 +188,11 @@ impl<'a> Search<'a> {
         self.rows.set(self.rows.get() + rows.len() as u64);
     }
 
-    /// A person's stays in the range, as far as they lie in it.
-    async fn stays_of(
+    /// A citizen's stays in the range, as far as they lie in it.
+    ///
+    /// # Errors
+    /// Something can't be read.
+    pub async fn stays_of(
         &self,
         person: Pseudonym,
         from: UnixMillis,

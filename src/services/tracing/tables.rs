@@ -7,6 +7,7 @@
 //! tracing_mail1      person:16  notification:16  Mail as JSON
 //! tracing_silent1    person:16                   nothing: wants no content
 //! tracing_ends1      made at:8  kind:1  key      nothing: in the order in which cases and mail go
+//! tracing_unmarked1  case:16                     the last day that the map shows of it, as JSON; null for none
 //! ```
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -14,12 +15,14 @@ use fjall::{Keyspace, OwnedWriteBatch};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::Unmarked;
 use super::change::{Asked, Change, Key, Of, Told};
 use crate::journal::Event;
 use crate::openapi::{Acknowledged, NotificationSettings, TraceCase};
 use crate::respond::{Cause, Refused};
 use crate::scan::{DAY_MS, Pseudonym, UnixMillis};
 use crate::services::capability::{Effect, State, StateError};
+use crate::services::risk_map::Day;
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -32,8 +35,13 @@ const PROPOSAL_APPROVALS: usize = 2;
 /// Valid approvals that are kept of a case.
 const APPROVALS_MAX: usize = 8;
 
+/// Cases that are brought on the map in one go.
+const UNMARKED_MAX: usize = 1000;
+
 /// What one event lets go.
 const EXPIRED_MAX: usize = 1000;
+
+const UNMARKED: &str = "tracing_unmarked1";
 
 const KIND_CASE: u8 = b'c';
 const KIND_MAIL: u8 = b'm';
@@ -53,6 +61,9 @@ pub(super) struct Case {
     pub(super) by: Option<(String, String)>,
     at: i64,
     approvals: Vec<Approval>,
+    /// Whether the test that made it was taken back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    withdrawn: bool,
 }
 
 impl Case {
@@ -62,6 +73,9 @@ impl Case {
 
     /// Until when it can be read, if it can be now.
     pub(super) fn approved_until(&self, now: UnixMillis) -> Option<UnixMillis> {
+        if self.withdrawn {
+            return None;
+        }
         let mut ends: Vec<i64> =
             self.approvals.iter().map(|approval| approval.until).filter(|until| *until > now.0).collect();
         ends.sort_unstable_by(|left, right| right.cmp(left));
@@ -82,7 +96,12 @@ impl Case {
         let valid = self.approvals.iter().filter(|approval| approval.until > now.0);
         TraceCase {
             case: case.to_string(),
-            state: if until.is_some() { "approved" } else { "waiting" }.to_owned(),
+            state: match until {
+                _ if self.withdrawn => "withdrawn",
+                Some(_) => "approved",
+                None => "waiting",
+            }
+            .to_owned(),
             person,
             place,
             from: UnixMillis(self.asked.from).to_string(),
@@ -119,6 +138,7 @@ pub(super) struct Tables {
     mail: Keyspace,
     silent: Keyspace,
     ends: Keyspace,
+    unmarked: Keyspace,
 }
 
 impl Tables {
@@ -130,6 +150,7 @@ impl Tables {
             mail: state.table("tracing_mail1")?,
             silent: state.table("tracing_silent1")?,
             ends: state.table("tracing_ends1")?,
+            unmarked: state.table(UNMARKED)?,
         })
     }
 
@@ -200,6 +221,7 @@ impl Tables {
             Change::Approve { case, by, until } => {
                 self.approve(event.at, case, Approval { by, until }, batch)
             }
+            Change::Marked { case, through, withdrawn } => self.marked(case, through, withdrawn, batch),
             Change::Notify { case, told } => self.notify(event.at, case, &told, batch),
             Change::Acknowledge { person, id } => {
                 let key = [person.0, id.0].concat();
@@ -251,7 +273,8 @@ impl Tables {
         times.push(event.at.0);
         put(batch, &self.rates, by.as_bytes(), &times);
         let case = Key(event.id);
-        let record = Case { asked, by: Some((by, id)), at: event.at.0, approvals: Vec::new() };
+        let record =
+            Case { asked, by: Some((by, id)), at: event.at.0, approvals: Vec::new(), withdrawn: false };
         batch.insert(&self.asked, name, case.0);
         self.keep_case(case, &record, batch);
         Ok(Effect::created(&record.told(case, event.at)))
@@ -265,8 +288,17 @@ impl Tables {
         at: UnixMillis,
         batch: &mut OwnedWriteBatch,
     ) -> Result<TraceCase, StateError> {
-        let case = derived(&[b"positive test", &person.0, &taken_at.0.to_be_bytes()]);
-        if let Some(record) = self.case(case)? {
+        let case = proposed(person, taken_at);
+        if let Some(mut record) = self.case(case)? {
+            if record.withdrawn {
+                record.withdrawn = false;
+                put(batch, &self.cases, case.0, &record);
+                if record.approved_until(at).is_some() {
+                    put(batch, &self.unmarked, case.0, &None::<Day>);
+                } else {
+                    batch.remove(&self.unmarked, case.0);
+                }
+            }
             return Ok(record.told(case, at));
         }
         let day_after = UnixMillis(taken_at.0.saturating_add(DAY_MS));
@@ -277,7 +309,7 @@ impl Tables {
             depth: 1,
             purpose: "positive test".to_owned(),
         };
-        let record = Case { asked, by: None, at: at.0, approvals: Vec::new() };
+        let record = Case { asked, by: None, at: at.0, approvals: Vec::new(), withdrawn: false };
         self.keep_case(case, &record, batch);
         Ok(record.told(case, at))
     }
@@ -304,7 +336,66 @@ impl Tables {
             record.approvals.remove(0);
         }
         put(batch, &self.cases, case.0, &record);
+        // A place is no case: who was there is only a contact.
+        if matches!(record.asked.of, Of::Person(_)) && record.approved_until(at).is_some() {
+            put(batch, &self.unmarked, case.0, &None::<Day>);
+        }
         Ok(Effect::done(&record.told(case, at)))
+    }
+
+    /// The cases that the map doesn't show as it should.
+    pub(super) fn unmarked(&self) -> Result<Vec<Unmarked>, StateError> {
+        let mut found = Vec::new();
+        for guard in self.unmarked.iter().take(UNMARKED_MAX) {
+            let (key, value) = guard.into_inner()?;
+            let case = key_at(&key, 0).ok_or(StateError::Damaged { table: UNMARKED })?;
+            let Some(Case { asked, withdrawn, .. }) = self.case(case)? else { continue };
+            let Of::Person(person) = asked.of else { continue };
+            found.push(Unmarked {
+                case: case.0,
+                person: Pseudonym(person.0),
+                from: Day::of(UnixMillis(asked.from)),
+                to: Day::of(UnixMillis(asked.to.saturating_sub(1))),
+                through: parse(&value, UNMARKED)?,
+                withdrawn,
+            });
+        }
+        Ok(found)
+    }
+
+    fn marked(
+        &self,
+        case: Key,
+        through: Day,
+        withdrawn: bool,
+        batch: &mut OwnedWriteBatch,
+    ) -> Result<Effect, StateError> {
+        let Some(record) = self.case(case)? else { return Ok(no_case()) };
+        // Otherwise it was withdrawn, or stands again, while it was marked.
+        if record.withdrawn == withdrawn {
+            if through >= Day::of(UnixMillis(record.asked.to.saturating_sub(1))) {
+                batch.remove(&self.unmarked, case.0);
+            } else {
+                put(batch, &self.unmarked, case.0, &Some(through));
+            }
+        }
+        Ok(Effect::done(&Made { made: 1 }))
+    }
+
+    /// See [`super::Tracing::withdraw`].
+    pub(super) fn withdraw(
+        &self,
+        person: Pseudonym,
+        taken_at: UnixMillis,
+        batch: &mut OwnedWriteBatch,
+    ) -> Result<(), StateError> {
+        let case = proposed(person, taken_at);
+        if let Some(mut record) = self.case(case)? {
+            record.withdrawn = true;
+            put(batch, &self.cases, case.0, &record);
+            put(batch, &self.unmarked, case.0, &None::<Day>);
+        }
+        Ok(())
     }
 
     fn notify(
@@ -343,6 +434,7 @@ impl Tables {
                     batch.remove(&self.asked, [by.as_bytes(), &[0], id.as_bytes()].concat());
                 }
                 batch.remove(&self.cases, case.0);
+                batch.remove(&self.unmarked, case.0);
             } else {
                 batch.remove(&self.mail, of.to_vec());
             }
@@ -365,6 +457,11 @@ fn key_at(bytes: &[u8], at: usize) -> Option<Key> {
 fn derived(parts: &[&[u8]]) -> Key {
     let digest = digest(&SHA256, &parts.concat());
     key_at(digest.as_ref(), 0).unwrap_or(Key([0; 16]))
+}
+
+/// The case of a positive test.
+fn proposed(person: Pseudonym, taken_at: UnixMillis) -> Key {
+    derived(&[b"positive test", &person.0, &taken_at.0.to_be_bytes()])
 }
 
 fn refused(cause: Cause, detail: &'static str) -> Effect {

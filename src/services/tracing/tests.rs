@@ -167,3 +167,54 @@ fn an_event_of_full_size_fits_the_log_and_one_of_another_version_is_refused() {
     let mut fixture = Fixture::new();
     assert_eq!(cause(fixture.apply(0, b"{\"event\":\"later\"}".to_vec())), Cause::Invalid);
 }
+
+#[test]
+fn what_the_map_is_to_show_follows_approvals_and_tests() {
+    let mut fixture = Fixture::new();
+    let (person, taken_at) = (Pseudonym([7; 16]), UnixMillis(20 * DAY_MS));
+    let proposal = Tracing::proposal(person, taken_at);
+    let proposed = case(fixture.apply(taken_at.0, proposal.clone()));
+    let unmarked = |fixture: &Fixture| fixture.tracing.unmarked().unwrap();
+    case(fixture.approve(taken_at.0, &proposed.case, "an", i64::MAX));
+    assert_eq!(unmarked(&fixture), [], "one of two");
+    case(fixture.approve(taken_at.0, &proposed.case, "binh", i64::MAX));
+    let [due] = unmarked(&fixture)[..] else { panic!("{:?}", unmarked(&fixture)) };
+    assert_eq!((due.person, due.from, due.to, due.through), (person, Day(6), Day(21), None));
+
+    // Days that aren't told yet are left for later.
+    fixture.apply(taken_at.0, due.marked(Day(20)).1);
+    let left = unmarked(&fixture)[0];
+    assert_eq!(left.through, Some(Day(20)));
+
+    let withdraw = |fixture: &Fixture| {
+        let mut batch = fixture.state.batch();
+        fixture.tracing.withdraw(person, taken_at, &mut batch).unwrap();
+        batch.commit().unwrap();
+    };
+    withdraw(&fixture);
+    assert!(unmarked(&fixture)[0].withdrawn);
+    let approved = case(fixture.approve(taken_at.0, &proposed.case, "chi", i64::MAX));
+    assert_eq!((approved.state.as_str(), approved.approved_until), ("withdrawn", None));
+    // Marked by somebody who had seen it before it was withdrawn.
+    fixture.apply(taken_at.0, left.marked(Day(21)).1);
+    let taken_back = unmarked(&fixture)[0];
+    assert!(taken_back.withdrawn);
+    fixture.apply(taken_at.0, taken_back.marked(taken_back.to).1);
+    assert_eq!(unmarked(&fixture), []);
+
+    assert_eq!(case(fixture.apply(taken_at.0, proposal)).state, "approved", "it was one after all");
+    assert_eq!(unmarked(&fixture), [due]);
+    fixture.apply(taken_at.0, due.marked(Day(21)).1);
+    assert_eq!(unmarked(&fixture), []);
+}
+
+#[test]
+fn a_places_case_marks_nothing() {
+    let mut fixture = Fixture::new();
+    let asked =
+        Asked { of: Of::Place(Key([2; 16])), from: 0, to: DAY_MS, depth: 1, purpose: "case 17".to_owned() };
+    let ask = Change::Ask { by: "an".to_owned(), id: "1".to_owned(), asked, per_hour: 9 };
+    let asked = case(fixture.apply(0, ask.body()));
+    assert_eq!(case(fixture.approve(1, &asked.case, "binh", 100)).state, "approved");
+    assert_eq!(fixture.tracing.unmarked().unwrap(), []);
+}
