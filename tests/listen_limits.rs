@@ -208,7 +208,7 @@ fn a_drain_cuts_off_what_does_not_finish() {
 }
 
 #[test]
-fn a_taken_address_is_refused_at_once() {
+fn a_taken_address_is_refused() {
     let _alone = alone();
     for (runtime, cores) in runtimes().into_iter().flat_map(|runtime| [(runtime, 1), (runtime, 2)]) {
         let server = Server::start(runtime, |settings| settings.cores = cores);
@@ -221,6 +221,24 @@ fn a_taken_address_is_refused_at_once() {
         let refused =
             scangate::listen::run(&settings, None, |_| listen_support::Echo, scangate::listen::Drain::new());
         assert!(matches!(refused, Err(scangate::listen::ListenError::Bind { .. })));
+    }
+}
+
+/// As after a kill, when the kernel has not yet taken the killed process's ring apart.
+#[test]
+fn an_address_that_is_given_up_late_is_had() {
+    let _alone = alone();
+    for (runtime, cores) in runtimes().into_iter().flat_map(|runtime| [(runtime, 1), (runtime, 2)]) {
+        let before = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = before.local_addr().unwrap();
+        let given_up = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(before);
+        });
+        let server = Server::start(runtime, |settings| (settings.address, settings.cores) = (address, cores));
+        given_up.join().unwrap();
+        assert_eq!(server.address, address);
+        server.stop();
     }
 }
 

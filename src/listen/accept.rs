@@ -4,7 +4,8 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::unix::AsyncFd;
@@ -16,6 +17,11 @@ use super::uring::{self, SharedFd};
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// Waited after any other failure, so that one that repeats doesn't take the core.
 const FAILED_PAUSE: Duration = Duration::from_millis(5);
+
+/// A killed process's ring lets go of its listener some time after the process has ended, when the kernel gets to it: whoever
+/// restarts it at once must not be told that the address is in use.
+const CLAIM_TIME: Duration = Duration::from_secs(3);
+const CLAIM_PAUSE: Duration = Duration::from_millis(20);
 
 /// Binds `cores` listeners to one address. With port 0 the first picks and the others follow.
 pub(super) fn bind(address: SocketAddr, backlog: i32, cores: usize) -> io::Result<Vec<Socket>> {
@@ -44,9 +50,17 @@ pub(super) fn bind(address: SocketAddr, backlog: i32, cores: usize) -> io::Resul
 /// Fails when somebody listens there already. Sharing a port among our cores would otherwise share it with
 /// an older process of the same user as well, and each would be given half of the clients.
 fn claim(address: SocketAddr) -> io::Result<()> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())
+    let began = Instant::now();
+    loop {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        match socket.bind(&address.into()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && began.elapsed() < CLAIM_TIME => {
+                thread::sleep(CLAIM_PAUSE);
+            }
+            claimed => return claimed,
+        }
+    }
 }
 
 /// One core's listener.
