@@ -5,6 +5,8 @@
 //! every list that is answered can be held against that.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -276,6 +278,7 @@ fn check(stage: &mut Stage, storm: &Storm, seen: &[Seen], asked: (usize, usize))
         ("cases_doubled", kept.doubled),
         ("approvals_lost", unapproved),
         ("approved_or_read_alone", storm.alone.load(Ordering::Relaxed)),
+        ("steps_not_in_audit_log", unrecorded(&records(&stage.site.data.join("audit"))?, seen)),
         ("wrong_contact_lists", storm.wrong_lists.load(Ordering::Relaxed)),
         ("notifications_lost", mail.lost),
         ("notifications_doubled", mail.doubled + mail.unasked),
@@ -307,6 +310,38 @@ async fn kept(storm: &Storm, seen: &[Seen]) -> Result<(Difference, u64)> {
         found.doubled += u64::from(!is_same);
     }
     Ok((found, unapproved))
+}
+
+/// Steps of approved cases that the audit log doesn't have as done, and readings that it has of others, begun or done. A
+/// step that the kill broke off was asked for again, and so is done as well.
+fn unrecorded(records: &[Value], seen: &[Seen]) -> u64 {
+    let told = |record: &Value| {
+        let of = |name: &str| record.get(name).and_then(Value::as_str).map(str::to_owned);
+        Some((of("action")?, of("outcome")?, of("subject")?))
+    };
+    let recorded: BTreeSet<(String, String, String)> = records.iter().filter_map(told).collect();
+    let has = |action: &str, outcome: &str, one: &Seen| {
+        recorded.contains(&(action.to_owned(), outcome.to_owned(), format!("case:{}", one.case)))
+    };
+    let steps = ["trace_approve", "trace_read", "trace_notify"];
+    let missing = |one: &Seen| steps.iter().filter(|step| !has(step, "done", one)).count();
+    let too_many =
+        |one: &Seen| ["begun", "done"].iter().filter(|outcome| has("trace_read", outcome, one)).count();
+    seen.iter().map(|one| if one.is_approved { missing(one) } else { too_many(one) } as u64).sum()
+}
+
+/// All records of the audit log.
+fn records(log: &Path) -> Result<Vec<Value>> {
+    let mut records = Vec::new();
+    for entry in fs::read_dir(log)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "ndjson") {
+            for line in fs::read_to_string(&path)?.lines() {
+                records.push(serde_json::from_str(line)?);
+            }
+        }
+    }
+    Ok(records)
 }
 
 /// How many notifications each person of the groups with approved cases must have: one of each other's case.
@@ -350,6 +385,17 @@ mod tests {
         assert_eq!(counted(expected[&2], &told(2)), Difference::default());
         assert_eq!(counted(expected[&2], &told(1)).lost, 1);
         assert_eq!(counted(expected[&2], &told(3)).unasked, 1);
+    }
+
+    #[test]
+    fn a_step_that_is_not_in_the_audit_log_is_seen_and_so_is_a_reading_that_must_not_be() {
+        let case = |is_approved| [Seen { number: 0, case: "a".to_owned(), is_approved }];
+        let record = |action: &str| json!({"action": action, "subject": "case:a", "outcome": "done"});
+        let all = ["trace_approve", "trace_read", "trace_notify"].map(record);
+        assert_eq!(unrecorded(&all, &case(true)), 0);
+        assert_eq!(unrecorded(&all[1..], &case(true)), 1);
+        assert_eq!(unrecorded(&all, &case(false)), 1);
+        assert_eq!(unrecorded(&[], &case(false)), 0);
     }
 
     #[test]
