@@ -28,6 +28,16 @@ run soak
 # A ratio of tails on a machine that others use as well: broken is what is broken twice in a row.
 again frames --amount 3
 run kill-loop --amount 4
+# The services: each over a restart, beside check-ins.
+services() {
+  echo "== $*"
+  "$bin/scangate-loadtest" "$@" --scangate "$bin/scangate" --results "$results" --seconds 5 || failed+=("$1")
+}
+beside=(--scans 50 --thresholds loadtest/thresholds.toml)
+services trace-storm "${beside[@]}" --checkins 2000 --rate 6 --officers 3
+services map "${beside[@]}" --places 60 --rate 100
+services feedback "${beside[@]}" --rate 15 --persons 20
+services morning --rate 100 --connections 16 --persons 50
 echo "== hostile"
 "$bin/scangate-loadtest" hostile --frames 5000 || failed+=(hostile)
 if [ "${SCANGATE_CI_CQL:-1}" != 0 ]; then

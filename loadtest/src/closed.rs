@@ -267,8 +267,10 @@ pub fn parse(answer: &[u8]) -> Result<Option<(u16, usize)>> {
         }
     }
     let body_at = head_end + 4;
-    ensure!(length.is_some() || status == 204, "an answer {status} without Content-Length");
-    let whole = body_at + length.unwrap_or_default();
+    // These two never have a body (RFC 9110, section 6.4.1), whatever length the second one tells.
+    let is_bare = matches!(status, 204 | 304);
+    ensure!(length.is_some() || is_bare, "an answer {status} without Content-Length");
+    let whole = body_at + length.filter(|_| !is_bare).unwrap_or_default();
     ensure!(answer.len() <= whole, "more bytes than one answer");
     Ok((answer.len() == whole).then_some((status, body_at)))
 }
@@ -289,5 +291,7 @@ mod tests {
         }
         assert_eq!(parse(answer).unwrap(), Some((201, answer.len() - 2)));
         assert!(parse(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\nx").is_err());
+        let bare = b"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n";
+        assert_eq!(parse(bare).unwrap(), Some((304, bare.len())));
     }
 }

@@ -24,6 +24,7 @@ mod requests;
 mod scale;
 mod scenarios;
 mod server;
+mod services;
 mod sources;
 mod sys;
 mod thresholds;
@@ -58,6 +59,12 @@ enum Command {
     Hostile(corpus::HostileOptions),
     /// A morning of declarations, the gateway killed in the middle of it, and an audit.
     Morning(morning::Options),
+    /// Officers ask for cases, approve, read and notify, the gateway killed in the middle of it, beside check-ins.
+    TraceStorm(services::storm::Options),
+    /// Readers of the risk map while a day of it is published and check-ins arrive.
+    Map(services::map::Options),
+    /// Feedback with and without photos, the gateway killed in the middle of it, and an audit.
+    Feedback(services::feedback::Options),
     /// How long a case of contact tracing takes in an embedded store of so many check-ins.
     Tracing(tracing::Options),
     /// One rate.
@@ -98,6 +105,9 @@ fn main() -> Result<ExitCode> {
         Command::Corpus(options) => return corpus::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Hostile(options) => return corpus::survive(&options).map(exit_code),
         Command::Morning(options) => return morning::run(&options).map(exit_code),
+        Command::TraceStorm(options) => return services::storm::run(&options).map(exit_code),
+        Command::Map(options) => return services::map::run(&options).map(exit_code),
+        Command::Feedback(options) => return services::feedback::run(&options).map(exit_code),
         Command::Tracing(options) => return tracing::run(&options).map(exit_code),
         Command::Steady(options) => (Scenario::Steady, options),
         Command::RushHour(options) => (Scenario::RushHour, options),

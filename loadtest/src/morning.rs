@@ -4,13 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
@@ -18,14 +16,10 @@ use tokio::time::sleep_until;
 
 use crate::issue::Issuer;
 use crate::machine::{Machine, command_line, machine, today};
-use crate::open::plain;
 use crate::record::{Ending, Latency, Recorder};
-use crate::server::{Server, Site, free_ports};
+use crate::server::{Site, free_ports};
+use crate::services::{Caller, Difference, difference, kill_and_restart, request};
 use crate::sys;
-use crate::wire::{Answer, Http1, PATIENCE};
-
-/// How long whoever got no answer goes on asking.
-const PERSISTENCE: Duration = Duration::from_mins(1);
 
 /// Options.
 #[derive(Debug, Clone, Args)]
@@ -76,10 +70,9 @@ struct Report {
 }
 
 struct Crowd {
-    services: SocketAddr,
+    caller: Caller,
     tokens: Vec<String>,
     recorder: Recorder,
-    again: AtomicU64,
 }
 
 /// Runs it. False when something acknowledged is gone or there twice.
@@ -95,7 +88,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut server = site.start()?;
     let names: Vec<String> = (0..options.persons).map(|person| format!("declarer-{person}")).collect();
     let tokens = Issuer::new(&site).person_devices(&names)?;
-    let crowd = Arc::new(Crowd { services, tokens, recorder: Recorder::start(), again: AtomicU64::new(0) });
+    let crowd = Arc::new(Crowd { caller: Caller::new(services), tokens, recorder: Recorder::start() });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let began = Instant::now();
     let tasks: Vec<_> = (0..options.connections)
@@ -103,14 +96,14 @@ pub fn run(options: &Options) -> Result<bool> {
         .collect();
     if !options.no_kill {
         std::thread::sleep(Duration::from_secs_f64(options.seconds / 2.0));
-        server = killed(&site, server)?;
+        server = kill_and_restart(&site, server)?;
     }
     let mut acknowledged = BTreeMap::new();
     for task in tasks {
         acknowledged.extend(runtime.block_on(task)??);
     }
     let elapsed = began.elapsed();
-    let (lost, doubled, unasked) = runtime.block_on(audit(&crowd, &acknowledged))?;
+    let Difference { lost, doubled, unasked } = runtime.block_on(audit(&crowd, &acknowledged))?;
     ensure!(server.terminate(Duration::from_mins(1))?.success(), "the gateway did not end well");
     #[allow(clippy::cast_precision_loss)] // Millions at most.
     let per_s = acknowledged.len() as f64 / elapsed.as_secs_f64();
@@ -122,7 +115,7 @@ pub fn run(options: &Options) -> Result<bool> {
         seconds: options.seconds,
         acknowledged: acknowledged.len(),
         acknowledged_per_s: per_s,
-        asked_again: crowd.again.load(Ordering::Relaxed),
+        asked_again: crowd.caller.tally().again,
         killed: !options.no_kill,
         latency: crowd.recorder.latency(),
         lost,
@@ -133,12 +126,6 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(lost == 0 && doubled == 0 && unasked == 0)
 }
 
-fn killed(site: &Site, mut server: Server) -> Result<Server> {
-    sys::signal(server.pid(), libc::SIGKILL)?;
-    server.reap()?;
-    site.start()
-}
-
 /// One connection's share of the declarations: by person and its own number, the declaration's id.
 async fn declare(
     crowd: Arc<Crowd>,
@@ -147,7 +134,6 @@ async fn declare(
     began: Instant,
 ) -> Result<BTreeMap<(usize, usize), String>> {
     let mut acknowledged = BTreeMap::new();
-    let mut connection = None;
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let total = (options.rate * options.seconds) as usize;
     for number in (index..total).step_by(options.connections) {
@@ -157,7 +143,7 @@ async fn declare(
         let person = number % crowd.tokens.len();
         let token = crowd.tokens.get(person).context("no person")?;
         let request = declaration(token, number);
-        let answer = persistently(&crowd, &mut connection, &request).await?;
+        let answer = crowd.caller.insist(&request).await?;
         ensure!(
             matches!(answer.status, 200 | 201),
             "a declaration was answered {}: {}",
@@ -170,32 +156,6 @@ async fn declare(
         acknowledged.insert((person, number), id.to_owned());
     }
     Ok(acknowledged)
-}
-
-/// The same request until it has an answer that isn't 503, as an app would.
-async fn persistently(crowd: &Crowd, connection: &mut Option<Http1>, request: &[u8]) -> Result<Answer> {
-    let began = Instant::now();
-    loop {
-        if let Ok(answer) = attempt(crowd, connection, request).await
-            && answer.status != 503
-        {
-            return Ok(answer);
-        }
-        *connection = None;
-        crowd.again.fetch_add(1, Ordering::Relaxed);
-        if began.elapsed() > PERSISTENCE {
-            bail!("no answer within {PERSISTENCE:?}");
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-async fn attempt(crowd: &Crowd, connection: &mut Option<Http1>, request: &[u8]) -> Result<Answer> {
-    if connection.is_none() {
-        *connection = Some(plain(crowd.services).http1().await?);
-    }
-    let open = connection.as_mut().context("no connection")?;
-    tokio::time::timeout(PATIENCE, open.exchange(request)).await?
 }
 
 fn declaration(token: &str, number: usize) -> Vec<u8> {
@@ -215,20 +175,10 @@ fn declaration(token: &str, number: usize) -> Vec<u8> {
     request("POST", "/v1/declarations", token, &body)
 }
 
-fn request(method: &str, path: &str, token: &str, body: &str) -> Vec<u8> {
-    format!(
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
-}
-
 /// Asks for every person's declarations: how many acknowledged ones are missing, listed twice, or were never asked
 /// for.
-async fn audit(crowd: &Crowd, acknowledged: &BTreeMap<(usize, usize), String>) -> Result<(u64, u64, u64)> {
-    let (mut lost, mut doubled, mut unasked) = (0, 0, 0);
-    let mut connection = None;
+async fn audit(crowd: &Crowd, acknowledged: &BTreeMap<(usize, usize), String>) -> Result<Difference> {
+    let mut found = Difference::default();
     for (person, token) in crowd.tokens.iter().enumerate() {
         let expected: BTreeSet<&str> =
             acknowledged.range((person, 0)..(person + 1, 0)).map(|(_, id)| id.as_str()).collect();
@@ -236,7 +186,7 @@ async fn audit(crowd: &Crowd, acknowledged: &BTreeMap<(usize, usize), String>) -
         let mut cursor = String::new();
         loop {
             let path = format!("/v1/declarations{cursor}");
-            let answer = persistently(crowd, &mut connection, &request("GET", &path, token, "")).await?;
+            let answer = crowd.caller.insist(&request("GET", &path, token, "")).await?;
             ensure!(answer.status == 200, "the list was answered {}", answer.status);
             let page: Value = serde_json::from_slice(&answer.body)?;
             let items =
@@ -248,12 +198,9 @@ async fn audit(crowd: &Crowd, acknowledged: &BTreeMap<(usize, usize), String>) -
                 None => break,
             }
         }
-        let once: BTreeSet<&str> = listed.iter().map(String::as_str).collect();
-        doubled += (listed.len() - once.len()) as u64;
-        lost += expected.difference(&once).count() as u64;
-        unasked += once.difference(&expected).count() as u64;
+        found += difference(&expected, &listed);
     }
-    Ok((lost, doubled, unasked))
+    Ok(found)
 }
 
 /// A few lines for the terminal, and all of it as JSON beside the other results of the day.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::Report;
 use crate::scenarios::LOADED_BY_IDLE;
+use crate::services::SCANS_P99;
 
 /// Limits of one scenario; those that are left out aren't checked.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -29,12 +30,14 @@ pub struct Limits {
     server_errors_max: Option<f64>,
     /// A payload's p99 while frames are offered at three times what is read of them, by what it is without.
     loaded_by_idle_p99_max: Option<f64>,
+    /// A check-in's p99 beside the load on the services.
+    scans_p99_ms_max: Option<f64>,
     /// Growth of the gateway's memory between the first and the last fifth of the run.
     resident_growth_mib_max: Option<f64>,
 }
 
 /// One limit and what was measured.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Check {
     /// Name of the limit.
     pub name: &'static str,
@@ -65,6 +68,7 @@ pub fn check(limits: &Limits, report: &Report) -> Vec<Check> {
         ("caught_up_s_max", limits.caught_up_s_max, report.audit.caught_up_s),
         ("server_errors_max", limits.server_errors_max, report.server_errors_f64()),
         ("loaded_by_idle_p99_max", limits.loaded_by_idle_p99_max, report.note(LOADED_BY_IDLE)),
+        ("scans_p99_ms_max", limits.scans_p99_ms_max, report.note(SCANS_P99)),
         ("resident_growth_mib_max", limits.resident_growth_mib_max, report.resident_growth_mib()),
     ];
     let checks = at_most.into_iter().filter_map(|(name, limit, value)| {

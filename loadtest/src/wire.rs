@@ -39,12 +39,23 @@ pub struct Post {
     pub body: Vec<u8>,
 }
 
-/// Status and body.
+/// Status, head and body.
 pub struct Answer {
     /// The status code.
     pub status: u16,
+    /// Status line and header lines as they came; empty over HTTP/2.
+    pub head: Vec<u8>,
     /// The body.
     pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// A header's value, by its name in any case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let lines = std::str::from_utf8(&self.head).ok()?.lines().skip(1);
+        let fields = lines.filter_map(|line| line.split_once(':'));
+        fields.filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+    }
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -107,7 +118,8 @@ impl Http1 {
         self.buffer.clear();
         loop {
             if let Some((status, body_at)) = parse(&self.buffer)? {
-                return Ok(Answer { status, body: self.buffer.split_off(body_at) });
+                let body = self.buffer.split_off(body_at);
+                return Ok(Answer { status, head: self.buffer.clone(), body });
             }
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 sent?;
@@ -152,7 +164,7 @@ pub async fn post_http2(sender: SendRequest<Bytes>, post: Post) -> Result<Answer
             stream.flow_control().release_capacity(chunk.len())?;
             body.extend_from_slice(&chunk);
         }
-        Ok(Answer { status: head.status.as_u16(), body })
+        Ok(Answer { status: head.status.as_u16(), head: Vec::new(), body })
     })
     .await?
 }
