@@ -35,13 +35,16 @@ fn pepper(data_dir: &DataDir, config: Option<&Path>) -> anyhow::Result<ExitCode>
     drop(DataLock::acquire(&config.gateway.data_dir)?);
     let entry = Entry::new(caller(), Action::Pepper);
     let rotate = || Ok(rotate_pepper(&config, &mut |_| ControlFlow::Continue(()))?);
-    let Rotated { epoch, records, rows, links } = audited(&config.gateway.data_dir, entry, rotate)?;
+    let Rotated { epoch, records, rows, links, events, entries } =
+        audited(&config.gateway.data_dir, entry, rotate)?;
     let summary = serde_json::json!({
         "epoch": epoch,
         "records": records,
         "rows": rows.rows,
         "rows_found": rows.found,
         "links": links,
+        "events": events,
+        "entries": entries,
     });
     print(&format!("{summary}\n"))?;
     Ok(ExitCode::SUCCESS)

@@ -1,11 +1,12 @@
-//! Rotating the pepper of a stopped gateway: journal, store and links are written anew under the pseudonyms that
+//! Rotating the pepper of a stopped gateway: journal, store, links and services are written anew under the pseudonyms that
 //! the next pepper makes, and take the place of the old ones all at once.
 //!
 //! ```text
 //! keys/pepper.next                          from the first step on: the rotation has begun, nobody may serve
-//! journal.next, store.next, identity.next   written and fsynced beside the old ones; a rerun starts them over
+//! journal.next, store.next, identity.next,
+//! services/log.next, services/tables.next   written and fsynced beside the old ones; a rerun starts them over
 //! rotation                                  from here on there is no way back: each directory changes its place
-//! journal.old, store.old, identity.old      go at the end, then `rotation`
+//! journal.old, store.old, …                 go at the end, then `rotation`
 //! ```
 //! A CQL store is rewritten row by row in place; an id's epoch tells which rows are done. Interrupted anywhere,
 //! another run takes it up with the same pepper and ends in the same rows.
@@ -19,14 +20,15 @@ use super::{DataLock, GatewayError, deduplicate_settings, open_store, shared};
 use crate::config::{Config, StoreKind};
 use crate::deduplicate::Deduplicate;
 use crate::identity::{Identity, links};
-use crate::journal::{AppendError, Journal, JournalSettings, Lane, Ticket};
+use crate::journal::{self, JournalSettings, Ticket};
 use crate::scan::Checkin;
+use crate::services::rename::{self, Renaming};
 use crate::store::Store;
 use crate::store::rewrite::{Rewritten, rewrite};
 use crate::verify::{Pepper, rotation};
 
 /// What changes its place.
-const DIRECTORIES: [&str; 3] = ["journal", "store", "identity"];
+const DIRECTORIES: [&str; 5] = ["journal", "store", "identity", "services/log", "services/tables"];
 
 /// What a rotation wrote.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,6 +41,10 @@ pub struct Rotated {
     pub rows: Rewritten,
     /// Links between identifiers.
     pub links: u64,
+    /// Events of the services' log.
+    pub events: u64,
+    /// Entries of the services' tables.
+    pub entries: u64,
 }
 
 /// Called after each step, with its name. Tests end the rotation there.
@@ -72,6 +78,10 @@ pub fn rotate_pepper(config: &Config, after_step: AfterStep<'_>) -> Result<Rotat
         step("pepper")?;
         rotated = write_next(config, &identity, &mut step)?;
         sync(data_dir)?;
+        let services = data_dir.join("services");
+        if services.try_exists().map_err(failed(&services))? {
+            sync(&services)?;
+        }
         write_marker(data_dir)?;
         step("decided")?;
     }
@@ -128,6 +138,9 @@ fn write_next(
         rotated.links = links::rewrite(&links, &to, &|person| identity.rotated(person, before))?;
     }
     step("links")?;
+    (rotated.events, rotated.entries) =
+        rewrite_services(config, identity, identity.epoch().saturating_sub(1))?;
+    step("services")?;
     Ok(rotated)
 }
 
@@ -138,7 +151,13 @@ fn rewrite_journal(config: &Config, next: &dyn Fn(&Checkin) -> Checkin) -> Resul
     if !dir.try_exists().map_err(failed(&dir))? {
         return Ok(0);
     }
-    let settings = JournalSettings {
+    let settings = journal_settings(config);
+    let next_dir = data_dir.join("journal.next");
+    journal::rewrite(&dir, &next_dir, &settings, next).map_err(failed(&next_dir))
+}
+
+fn journal_settings(config: &Config) -> JournalSettings {
+    JournalSettings {
         lanes: 1,
         lane_bytes_max: config.journal.lane_bytes_max,
         batch_bytes_max: config.journal.batch_bytes_max,
@@ -146,42 +165,14 @@ fn rewrite_journal(config: &Config, next: &dyn Fn(&Checkin) -> Checkin) -> Resul
         // What fitted before fits again, if the disk has room for both.
         bytes_max: u64::MAX,
         ..JournalSettings::default()
-    };
-    let (to, _) = Journal::open(&data_dir.join("journal.next"), settings.clone(), &mut |_| ())?;
-    let lane = to.lane(0)?;
-    let (mut last, mut error) = (None, None);
-    let mut copy = |record: &Checkin| {
-        if error.is_none() {
-            match append(&lane, &next(record), last) {
-                Ok(ticket) => last = Some(ticket),
-                Err(broken) => error = Some(broken),
-            }
-        }
-    };
-    let (from, recovery) = Journal::open(&dir, settings, &mut copy)?;
-    from.close();
-    let committed = match (error, last) {
-        (Some(error), _) => Err(error),
-        (None, Some(last)) => lane.committed_blocking(last).map(|_| ()).map_err(io::Error::other),
-        (None, None) => Ok(()),
-    };
-    committed.map_err(failed(&data_dir.join("journal.next")))?;
-    drop(lane);
-    to.close();
-    Ok(recovery.records)
+    }
 }
 
-/// Waits for the disk where the lane is full.
-fn append(lane: &Lane, record: &Checkin, last: Option<Ticket>) -> io::Result<Ticket> {
-    loop {
-        match (lane.append(record), last) {
-            (Ok(ticket), _) => return Ok(ticket),
-            (Err(AppendError::LaneFull { .. }), Some(last)) => {
-                lane.committed_blocking(last).map_err(io::Error::other)?;
-            }
-            (Err(error), _) => return Err(io::Error::other(error)),
-        }
-    }
+/// Writes the services' log and tables anew beside them, whether this gateway has a listener for them now or not.
+fn rewrite_services(config: &Config, identity: &Identity, before: u16) -> Result<(u64, u64), GatewayError> {
+    let person = |person| identity.rotated(person, before);
+    let to = Renaming { person: &person, epoch: identity.epoch() };
+    Ok(rename::rewrite(&config.gateway.data_dir.join("services"), &journal_settings(config), &to)?)
 }
 
 fn rewrite_store(config: &Config, next: &dyn Fn(&Checkin) -> Checkin) -> Result<Rewritten, GatewayError> {
@@ -214,13 +205,14 @@ fn change_place(
     if !next.try_exists().map_err(failed(&next))? {
         return Ok(());
     }
+    let parent = next.parent().unwrap_or(data_dir);
     if present.try_exists().map_err(failed(&present))? {
         fs::rename(&present, &old).map_err(failed(&present))?;
-        sync(data_dir)?;
+        sync(parent)?;
         step("old aside")?;
     }
     fs::rename(&next, &present).map_err(failed(&next))?;
-    sync(data_dir)?;
+    sync(parent)?;
     step(name)
 }
 

@@ -56,6 +56,7 @@ mod recovery;
 mod reader;
 mod inspect;
 mod position;
+mod rewrite;
 
 pub use event::{EVENT_BODY_BYTES_MAX, Event};
 pub use inspect::{Damage, Inspection, SegmentReport, inspect, verify};
@@ -67,6 +68,7 @@ pub use record::{
     Unreadable,
 };
 pub use recovery::{JournalError, Recovery};
+pub use rewrite::rewrite;
 
 use crate::scan::{Checkin, UnixMillis};
 use file::{Disk, Storage};

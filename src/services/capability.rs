@@ -235,6 +235,12 @@ pub enum StateError {
         /// The table.
         table: &'static str,
     },
+    /// A table that this version doesn't know.
+    #[error("the services' tables hold {table}, which this version doesn't know")]
+    Unknown {
+        /// The table.
+        table: String,
+    },
     /// A file besides the tables failed.
     #[error("can't use {}", path.display())]
     File {
@@ -282,6 +288,11 @@ impl State {
     pub fn table(&self, name: &str) -> Result<Keyspace, StateError> {
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
         Ok(self.db.keyspace(name, options)?)
+    }
+
+    /// The tables that there are.
+    pub fn names(&self) -> Vec<String> {
+        self.db.list_keyspace_names().iter().map(ToString::to_string).collect()
     }
 
     /// A batch of changes, all or none.

@@ -24,6 +24,10 @@ use crate::journal::{
 use crate::respond::{Cause, Refused};
 use crate::scan::UnixMillis;
 
+/// The table that says up to where the tables are made, and its one key.
+pub(super) const POSITION: &str = "position1";
+pub(super) const APPLIED: &str = "applied";
+
 /// How long the thread waits before it looks after those whose commit failed.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -110,7 +114,7 @@ impl EventLog {
         };
         let (journal, _) = JournalOf::open(dir, settings, &mut |_: &Event| {})?;
         let lane = Mutex::new(journal.lane(0)?);
-        let table = state.table("position1")?;
+        let table = state.table(POSITION)?;
         let from = position(&table)?;
         let mut reader = journal.reader(from);
         let inner = Arc::new(Inner {
@@ -287,7 +291,7 @@ impl Inner {
         let capability = capability.ok_or(LogError::UnknownCapability { code: event.capability })?;
         let mut batch = self.state.batch();
         let effect = capability.apply(event, &mut batch)?;
-        batch.insert(&self.table, "applied", written(behind));
+        batch.insert(&self.table, APPLIED, written(behind));
         batch.commit().map_err(StateError::from)?;
         capability.applied(event);
         *self.applied.lock() = behind;
@@ -328,9 +332,9 @@ impl Drop for Ends<'_> {
 }
 
 /// Where the tables are made up to.
-fn position(table: &Keyspace) -> Result<Position, StateError> {
-    let Some(value) = table.get("applied")? else { return Ok(Position::START) };
-    let damaged = StateError::Damaged { table: "position1" };
+pub(super) fn position(table: &Keyspace) -> Result<Position, StateError> {
+    let Some(value) = table.get(APPLIED)? else { return Ok(Position::START) };
+    let damaged = StateError::Damaged { table: POSITION };
     let read = || {
         let (segment, offset) = value.split_first_chunk::<8>()?;
         let offset = offset.first_chunk::<8>()?;
@@ -339,7 +343,8 @@ fn position(table: &Keyspace) -> Result<Position, StateError> {
     read().ok_or(damaged)
 }
 
-fn written(position: Position) -> Vec<u8> {
+/// A position as the table has it.
+pub(super) fn written(position: Position) -> Vec<u8> {
     [position.segment.to_be_bytes(), position.offset.to_be_bytes()].concat()
 }
 

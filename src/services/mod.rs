@@ -29,6 +29,7 @@ mod listener;
 pub mod log;
 pub mod places;
 pub mod registers;
+pub mod rename;
 pub mod risk_map;
 pub mod tracing;
 
@@ -89,6 +90,9 @@ pub enum ServicesError {
     /// The listener can't start.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Log or tables can't be written anew under other pseudonyms.
+    #[error("cannot write the services' log anew")]
+    Rewrite(#[source] std::io::Error),
     /// The registers can't be followed as the configuration says.
     #[error(transparent)]
     Registers(#[from] registers::SetupError),

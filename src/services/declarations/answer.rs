@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::Declarations;
 use super::form::Form;
 use super::journey::Journey;
-use super::record::{Answered, Change, Declared, Earlier, Id, Record, id_of};
+use super::record::{Answered, Change, Declared, Earlier, Id, Record, client_of};
 use super::tables::Cursor;
 use crate::openapi::{
     AmendRequest, CheckRequest, Declaration, DeclarationCheck, DeclarationPage, DeclarationRequest,
@@ -91,18 +91,21 @@ impl Here<'_> {
             let refused = Refused::new(Cause::Invalid, "must have 1 to 64 characters").field("/id");
             return Err(refused.limit(CLIENT_ID_CHARS_MAX as u64, None));
         }
-        let id = id_of(person, &asked.id);
+        let client = client_of(&asked.id);
+        let id = self.all.tables.id_of(person, client).map_err(unreadable)?;
         let known = self.all.tables.get(id).map_err(unreadable)?;
         // Sent again it is judged as of its first time: a phone's code has ended since.
         let at = known.as_ref().map_or(self.ask.now, |known| UnixMillis(known.at_ms));
         let form = self.form_of(&asked.form, asked.version)?;
         let (subject, proven_until_s) = self.subject(person, &asked, at)?;
-        let first = fingerprint(&asked, subject);
+        let first = fingerprint(&asked);
         let declared = Declared {
             declarer: person.0,
             subject: subject.0,
             relation: asked.relation,
             epoch: self.host.identity().epoch(),
+            epoch_first: None,
+            client: Some(client),
             proven_until_s,
             form: asked.form,
             first,
@@ -345,8 +348,8 @@ fn read(qr: &str) -> Result<Claim<'_>, &'static str> {
     payload::parse(qr).map_err(|refusal| refusal.detail)
 }
 
-/// What two requests have in common that are one declaration.
-fn fingerprint(asked: &DeclarationRequest, subject: Pseudonym) -> Id {
+/// What two requests have in common that are one declaration, besides the subject.
+fn fingerprint(asked: &DeclarationRequest) -> Id {
     #[derive(Serialize)]
     struct Same<'a> {
         form: &'a str,
@@ -359,7 +362,6 @@ fn fingerprint(asked: &DeclarationRequest, subject: Pseudonym) -> Id {
     // JSON that was read always serializes, its members in order.
     let same = serde_json::to_vec(&same).unwrap_or_default();
     let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    hash.update(&subject.0);
     hash.update(&same);
     hash.finish().as_ref().first_chunk().copied().unwrap_or_default()
 }

@@ -36,6 +36,7 @@ use record::{Answered, Change, Declared, Id, REVISIONS_MAX, Record};
 use tables::Tables;
 
 pub(super) use answer::answer;
+pub(super) use tables::derive_again;
 
 /// Declarations that one event removes: some milliseconds of the log's thread.
 const REMOVED_MAX: usize = 1_000;
@@ -108,12 +109,14 @@ impl Declarations {
         answered: Answered,
     ) -> Result<Effect, StateError> {
         if let Some(record) = self.tables.get(id)? {
-            return Ok(if record.declared.first == declared.first {
-                Effect::done(&record)
-            } else {
-                let detail = "this id was given to another declaration before";
-                Effect::Refused(Refused::new(Cause::Conflict, detail).field("/id"))
-            });
+            return Ok(
+                if (record.declared.first, record.declared.subject) == (declared.first, declared.subject) {
+                    Effect::done(&record)
+                } else {
+                    let detail = "this id was given to another declaration before";
+                    Effect::Refused(Refused::new(Cause::Conflict, detail).field("/id"))
+                },
+            );
         }
         let since = UnixMillis(at.0.saturating_sub(DAY_MS));
         if self.tables.count_since(declared.declarer, since, self.per_day_max)? >= self.per_day_max {

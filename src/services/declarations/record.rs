@@ -16,14 +16,22 @@ pub(super) type Id = [u8; 16];
 
 /// The declaration that a person gave this id of their own to: the same id, sent again, is the same declaration.
 /// Nobody who doesn't have the pseudonym can tell whose it is.
-pub(super) fn id_of(declarer: Pseudonym, client: &str) -> Id {
+pub(super) fn id_of(declarer: Pseudonym, client: Id) -> Id {
+    let bytes = hashed(&[b"declaration:", &declarer.0, &client]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid().into_bytes()
+}
+
+/// What is kept of an id that a person's app gave a declaration.
+pub(super) fn client_of(id: &str) -> Id {
+    hashed(&[b"declaration's own id:", id.as_bytes()])
+}
+
+fn hashed(parts: &[&[u8]]) -> Id {
     let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    for part in [&b"declaration:"[..], &declarer.0, client.as_bytes()] {
+    for part in parts {
         hash.update(part);
     }
-    let hash = hash.finish();
-    let bytes = hash.as_ref().first_chunk().copied().unwrap_or_default();
-    uuid::Builder::from_custom_bytes(bytes).into_uuid().into_bytes()
+    hash.finish().as_ref().first_chunk().copied().unwrap_or_default()
 }
 
 /// Sixteen bytes as 32 hexadecimal digits.
@@ -38,6 +46,28 @@ pub(super) mod digits {
 
     pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<[u8; 16], D::Error> {
         unhex(&String::deserialize(from)?).ok_or_else(|| D::Error::custom("32 hexadecimal digits"))
+    }
+
+    /// As many, or nothing.
+    pub(in super::super) mod optional {
+        use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+        #[derive(Serialize, Deserialize)]
+        struct Digits(#[serde(with = "super")] [u8; 16]);
+
+        #[allow(clippy::ref_option)] // Serde hands it in so.
+        pub(in super::super::super) fn serialize<S: Serializer>(
+            bytes: &Option<[u8; 16]>,
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
+            bytes.map(Digits).serialize(to)
+        }
+
+        pub(in super::super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Option<[u8; 16]>, D::Error> {
+            Ok(Option::<Digits>::deserialize(from)?.map(|digits| digits.0))
+        }
     }
 }
 
@@ -63,6 +93,13 @@ pub(super) struct Declared {
     pub(super) relation: Option<Relation>,
     /// Of the pepper that both pseudonyms are of.
     pub(super) epoch: u16,
+    /// Of the pepper that was in force when it was declared, where that has been rotated since: codes of all epochs from
+    /// it on may be on paper.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) epoch_first: Option<u16>,
+    /// What the declarer's app named it, hashed; none in records from before this was kept.
+    #[serde(default, with = "digits::optional", skip_serializing_if = "Option::is_none")]
+    pub(super) client: Option<Id>,
     /// Until when it is proven who the subject is, in seconds since 1970: a code made of a code lives no longer than that
     /// one, and nothing that was only asserted becomes proven.
     pub(super) proven_until_s: i64,
@@ -155,7 +192,13 @@ impl Record {
     }
 }
 
-/// What its code is revoked by.
+/// What its codes are revoked by: those that were issued before a rotation of the pepper have its epoch.
+pub(super) fn ctis(id: Id, record: &Record) -> impl Iterator<Item = [u8; 16]> + use<> {
+    let Declared { epoch, epoch_first, .. } = record.declared;
+    (epoch_first.unwrap_or(epoch)..=epoch).map(move |epoch| Identity::sealed_cti(id, epoch))
+}
+
+/// What its code is issued under.
 pub(super) fn cti(id: Id, record: &Record) -> [u8; 16] {
     Identity::sealed_cti(id, record.declared.epoch)
 }

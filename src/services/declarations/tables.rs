@@ -5,21 +5,24 @@
 //! declaration_earlier1     id, revision                → Earlier
 //! declarations_of1         declarer, newest first, id  → nothing
 //! declarations_ended1      end, id                     → declarer, time, revision: what a removal has to find
+//! declarations_again1      the id it would have       → id: where a rotation of the pepper made those two differ
 //! declarations_revoked1    cti, second                 → end of the code: not in the revocations yet
 //! ```
 
 use fjall::{Keyspace, OwnedWriteBatch};
 use serde::de::DeserializeOwned;
 
-use super::record::{Earlier, Id, Record, cti};
+use super::record::{Earlier, Id, Record, ctis, id_of};
 use crate::scan::{Pseudonym, UnixMillis};
 use crate::services::capability::{State, StateError};
+use crate::services::rename::Writer;
 
 pub(super) struct Tables {
     records: Keyspace,
     earlier: Keyspace,
     of: Keyspace,
     ended: Keyspace,
+    again: Keyspace,
     revoked: Keyspace,
 }
 
@@ -41,12 +44,20 @@ impl Tables {
             earlier: state.table("declaration_earlier1")?,
             of: state.table("declarations_of1")?,
             ended: state.table("declarations_ended1")?,
+            again: state.table("declarations_again1")?,
             revoked: state.table("declarations_revoked1")?,
         })
     }
 
     pub(super) fn get(&self, id: Id) -> Result<Option<Record>, StateError> {
         self.records.get(id)?.map(|value| read(&value, "declarations1")).transpose()
+    }
+
+    /// The id of the declaration that a person gave this one to.
+    pub(super) fn id_of(&self, declarer: Pseudonym, client: Id) -> Result<Id, StateError> {
+        let id = id_of(declarer, client);
+        let again = self.again.get(id)?;
+        Ok(again.and_then(|before| before.first_chunk().copied()).unwrap_or(id))
     }
 
     /// The declaration whose code has this cti.
@@ -114,11 +125,16 @@ impl Tables {
             };
             batch.insert(&self.earlier, earlier_key(id, before.revision), written(&earlier));
             if let Some(ends_s) = before.code_until_s() {
-                let key = [&cti(id, before)[..], &before.issued_s.to_be_bytes()].concat();
-                batch.insert(&self.revoked, key, ends_s.to_be_bytes().to_vec());
+                for cti in ctis(id, before) {
+                    let key = [&cti[..], &before.issued_s.to_be_bytes()].concat();
+                    batch.insert(&self.revoked, key, ends_s.to_be_bytes().to_vec());
+                }
             }
         } else {
             batch.insert(&self.of, of_key(record.declared.declarer, record.at_ms, id), Vec::new());
+            if let Some(again) = again_key(id, record) {
+                batch.insert(&self.again, again, id);
+            }
         }
         let found =
             [&record.declared.declarer[..], &record.at_ms.to_be_bytes(), &record.revision.to_be_bytes()];
@@ -160,6 +176,9 @@ impl Tables {
             for earlier in 1..revision {
                 batch.remove(&self.earlier, earlier_key(id, earlier));
             }
+            if let Some(again) = self.get(id)?.and_then(|record| again_key(id, &record)) {
+                batch.remove(&self.again, again);
+            }
             batch.remove(&self.of, of_key(declarer, at_ms, id));
             batch.remove(&self.records, id);
             batch.remove(&self.ended, key);
@@ -188,6 +207,26 @@ impl Tables {
     pub(super) fn are_revoked(&self, revoked: &[Revoked]) -> Result<(), StateError> {
         revoked.iter().try_for_each(|one| Ok(self.revoked.remove(one.key.as_slice())?))
     }
+}
+
+/// Fills `declarations_again1` by the other tables, all of whose pseudonyms are others now.
+pub(in crate::services) fn derive_again(state: &State, writer: &mut Writer<'_>) -> Result<(), StateError> {
+    let tables = Tables::open(state)?;
+    for entry in tables.records.iter() {
+        let (key, value) = entry.into_inner()?;
+        let damaged = StateError::Damaged { table: "declarations1" };
+        let id = key.first_chunk().copied().ok_or(damaged)?;
+        if let Some(again) = again_key(id, &read(&value, "declarations1")?) {
+            writer.insert(&tables.again, again.to_vec(), id.to_vec())?;
+        }
+    }
+    writer.commit()
+}
+
+/// The id that it would be given now, if that is another.
+fn again_key(id: Id, record: &Record) -> Option<Id> {
+    let now = id_of(Pseudonym(record.declared.declarer), record.declared.client?);
+    (now != id).then_some(now)
 }
 
 fn newest_first(at_ms: i64) -> [u8; 8] {

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::journey::Journey;
-use super::record::{cti, id_of};
+use super::record::{client_of, cti, ctis, id_of};
 use super::*;
 use crate::journal::EVENT_BODY_BYTES_MAX;
 use crate::openapi::Relation;
@@ -46,7 +46,7 @@ impl Site {
 }
 
 fn id(number: u32) -> Id {
-    id_of(PERSON, &number.to_string())
+    id_of(PERSON, client_of(&number.to_string()))
 }
 
 fn answered(answers: Value) -> Answered {
@@ -64,6 +64,8 @@ fn declare(id: Id, answered: Answered) -> Change {
         subject: PERSON.0,
         relation: None,
         epoch: 0,
+        epoch_first: None,
+        client: None,
         proven_until_s: i64::MAX,
         form: "movement".to_owned(),
         first: [1; 16],
@@ -83,7 +85,7 @@ fn an_id_is_a_uuid_that_only_its_person_gets() {
     let one = uuid::Uuid::from_bytes(id(1));
     assert_eq!(one.get_version_num(), 8);
     assert_ne!(id(1), id(2));
-    assert_ne!(id(1), id_of(Pseudonym([8; 16]), "1"));
+    assert_ne!(id(1), id_of(Pseudonym([8; 16]), client_of("1")));
 }
 
 #[test]
@@ -220,4 +222,15 @@ fn the_longest_answers_that_a_form_takes_fit_an_event() {
         let event = serde_json::to_vec(&Change::Declared { id, declared, answered }).unwrap();
         assert!(event.len() <= EVENT_BODY_BYTES_MAX, "{}", event.len());
     }
+}
+
+#[test]
+fn after_a_rotation_the_codes_of_every_epoch_since_are_revoked() {
+    let Change::Declared { declared, .. } = declare(id(1), travels(5)) else { panic!("declared") };
+    let of = |epoch, epoch_first| {
+        let record = Record::new(Declared { epoch, epoch_first, ..declared.clone() }, travels(5), NOW);
+        ctis(id(1), &record).map(|cti| cti[15]).collect::<Vec<_>>()
+    };
+    assert_eq!(of(2, None), [2]);
+    assert_eq!(of(3, Some(1)), [1, 2, 3]);
 }

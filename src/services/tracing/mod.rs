@@ -38,6 +38,7 @@ use crate::respond::{Cause, Refused};
 use crate::scan::{Pseudonym, UnixMillis};
 
 pub(super) use self::http::answer;
+pub(super) use self::tables::derive_again;
 
 /// Searches at once: each may hold `tracing.rows_max` rows and keep a core busy.
 const SEARCHES: usize = 2;

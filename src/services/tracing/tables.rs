@@ -6,6 +6,7 @@
 //! tracing_rates1     officer                     when they asked within the last hour, as JSON
 //! tracing_mail1      person:16  notification:16  Mail as JSON
 //! tracing_silent1    person:16                   nothing: wants no content
+//! tracing_again1     the number it would have   the number that it has, where a rotation of the pepper made those differ
 //! tracing_ends1      made at:8  kind:1  key      nothing: in the order in which cases and mail go
 //! tracing_unmarked1  case:16                     the last day that the map shows of it, as JSON; null for none
 //! ```
@@ -22,6 +23,7 @@ use crate::openapi::{Acknowledged, NotificationSettings, TraceCase};
 use crate::respond::{Cause, Refused};
 use crate::scan::{DAY_MS, Pseudonym, UnixMillis};
 use crate::services::capability::{Effect, State, StateError};
+use crate::services::rename::Writer;
 use crate::services::risk_map::Day;
 
 const HOUR_MS: i64 = 3_600_000;
@@ -66,7 +68,23 @@ pub(super) struct Case {
     withdrawn: bool,
 }
 
+impl Mail {
+    /// The number that it would be given now.
+    fn number(self) -> Option<Key> {
+        self.case.map(|case| of_mail(case, self.told.person))
+    }
+}
+
 impl Case {
+    /// The number that it would be given now, if a test asked for it.
+    fn number(&self) -> Option<Key> {
+        let taken_at = self.asked.from.saturating_add(PROPOSED_DAYS * DAY_MS);
+        match (self.asked.of, &self.by) {
+            (Of::Person(person), None) => Some(of_test(person, taken_at)),
+            _ => None,
+        }
+    }
+
     fn needed(&self) -> usize {
         if self.by.is_some() { 1 } else { PROPOSAL_APPROVALS }
     }
@@ -123,6 +141,9 @@ pub(super) struct Mail {
     pub(super) at: i64,
     pub(super) told: Told,
     pub(super) acknowledged: bool,
+    /// None in those from before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    case: Option<Key>,
 }
 
 /// How many notifications an event made.
@@ -139,6 +160,7 @@ pub(super) struct Tables {
     silent: Keyspace,
     ends: Keyspace,
     unmarked: Keyspace,
+    again: Keyspace,
 }
 
 impl Tables {
@@ -151,6 +173,7 @@ impl Tables {
             silent: state.table("tracing_silent1")?,
             ends: state.table("tracing_ends1")?,
             unmarked: state.table(UNMARKED)?,
+            again: state.table("tracing_again1")?,
         })
     }
 
@@ -176,6 +199,12 @@ impl Tables {
             }
         }
         Ok(found)
+    }
+
+    /// The number of what has this one or would be given it now.
+    fn number(&self, derived: Key) -> Result<Key, StateError> {
+        let before = self.again.get(derived.0)?;
+        Ok(before.and_then(|before| key_at(&before, 0)).unwrap_or(derived))
     }
 
     /// A person's notifications that aren't acknowledged, each with its id.
@@ -288,7 +317,7 @@ impl Tables {
         at: UnixMillis,
         batch: &mut OwnedWriteBatch,
     ) -> Result<TraceCase, StateError> {
-        let case = proposed(person, taken_at);
+        let case = self.number(of_test(Key(person.0), taken_at.0))?;
         if let Some(mut record) = self.case(case)? {
             if record.withdrawn {
                 record.withdrawn = false;
@@ -389,7 +418,7 @@ impl Tables {
         taken_at: UnixMillis,
         batch: &mut OwnedWriteBatch,
     ) -> Result<(), StateError> {
-        let case = proposed(person, taken_at);
+        let case = self.number(of_test(Key(person.0), taken_at.0))?;
         if let Some(mut record) = self.case(case)? {
             record.withdrawn = true;
             put(batch, &self.cases, case.0, &record);
@@ -412,12 +441,17 @@ impl Tables {
         let mut made = 0;
         for told in told {
             // Of one case there is one for each person, and nobody can tell from the ids who share a case.
-            let id = derived(&[b"notification", &case.0, &told.person.0]);
+            let id = self.number(of_mail(case, told.person))?;
             let key = [told.person.0, id.0].concat();
             if !self.mail.contains_key(&key)? {
                 made += 1;
                 batch.insert(&self.ends, end(at.0, KIND_MAIL, &key), []);
-                put(batch, &self.mail, key, &Mail { at: at.0, told: *told, acknowledged: false });
+                put(
+                    batch,
+                    &self.mail,
+                    key,
+                    &Mail { at: at.0, told: *told, acknowledged: false, case: Some(case) },
+                );
             }
         }
         Ok(Effect::done(&Made { made }))
@@ -430,12 +464,19 @@ impl Tables {
             let of = key.get(9..).unwrap_or_default();
             if key.get(8) == Some(&KIND_CASE) {
                 let case = key_at(of, 0).ok_or(StateError::Damaged { table: "tracing_ends1" })?;
-                if let Some((by, id)) = self.case(case)?.and_then(|record| record.by) {
+                let record = self.case(case)?;
+                if let Some(again) = record.as_ref().and_then(Case::number) {
+                    batch.remove(&self.again, again.0);
+                }
+                if let Some((by, id)) = record.and_then(|record| record.by) {
                     batch.remove(&self.asked, [by.as_bytes(), &[0], id.as_bytes()].concat());
                 }
                 batch.remove(&self.cases, case.0);
                 batch.remove(&self.unmarked, case.0);
             } else {
+                if let Some(again) = read::<Mail>(&self.mail, of, "tracing_mail1")?.and_then(Mail::number) {
+                    batch.remove(&self.again, again.0);
+                }
                 batch.remove(&self.mail, of.to_vec());
             }
             batch.remove(&self.ends, key);
@@ -443,6 +484,36 @@ impl Tables {
         }
         Ok(Effect::done(&Made { made: gone }))
     }
+}
+
+/// Fills `tracing_again1` by the other tables, all of whose pseudonyms are others now.
+pub(in crate::services) fn derive_again(state: &State, writer: &mut Writer<'_>) -> Result<(), StateError> {
+    let tables = Tables::open(state)?;
+    let mut put = |number: Option<Key>, key: Option<Key>| match (number, key) {
+        (Some(number), Some(key)) if number != key => {
+            writer.insert(&tables.again, number.0.to_vec(), key.0.to_vec())
+        }
+        _ => Ok(()),
+    };
+    for guard in tables.cases.iter() {
+        let (key, value) = guard.into_inner()?;
+        put(parse::<Case>(&value, "tracing_cases1")?.number(), key_at(&key, 0))?;
+    }
+    for guard in tables.mail.iter() {
+        let (key, value) = guard.into_inner()?;
+        put(parse::<Mail>(&value, "tracing_mail1")?.number(), key_at(&key, 16))?;
+    }
+    writer.commit()
+}
+
+/// The number of a positive test's case.
+fn of_test(person: Key, taken_at: i64) -> Key {
+    derived(&[b"positive test", &person.0, &taken_at.to_be_bytes()])
+}
+
+/// The number of a case's notification to a person.
+fn of_mail(case: Key, person: Key) -> Key {
+    derived(&[b"notification", &case.0, &person.0])
 }
 
 fn end(at: i64, kind: u8, key: &[u8]) -> Vec<u8> {
@@ -457,11 +528,6 @@ fn key_at(bytes: &[u8], at: usize) -> Option<Key> {
 fn derived(parts: &[&[u8]]) -> Key {
     let digest = digest(&SHA256, &parts.concat());
     key_at(digest.as_ref(), 0).unwrap_or(Key([0; 16]))
-}
-
-/// The case of a positive test.
-fn proposed(person: Pseudonym, taken_at: UnixMillis) -> Key {
-    derived(&[b"positive test", &person.0, &taken_at.0.to_be_bytes()])
 }
 
 fn refused(cause: Cause, detail: &'static str) -> Effect {
