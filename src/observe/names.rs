@@ -111,7 +111,7 @@ names! {
     FEED_LAST: Gauge "feed_last_timestamp" "seconds", "When the last batch of a feed was taken, since 1970; 0 if never";
 
     SERVICES_REQUESTS: Counter "services_requests", "Requests to the services by capability and class of status";
-    SERVICES_EVENTS: Counter "services_events", "Events of the services' log that were applied since the start";
+    SERVICES_EVENTS: Counter "services_events", "Events of the services' log that were applied since the start, by capability";
     SERVICES_LOG_SIZE: Gauge "services_log" "bytes", "Size of the services' log on disk";
     SERVICES_WORK: Gauge "services_work", "1 while the services' log can be written and applied; 0 as well where there are no services";
     REGISTER_AGE: Gauge "register_facts_age" "seconds", "Age of what each register has told last; without a sample until it has";

@@ -120,7 +120,7 @@ impl Scrape {
         let services = self.sampled.services.as_ref().unwrap_or(&none);
         let requests = services.requests.iter().copied();
         out.counter_pairs(&names::SERVICES_REQUESTS, ["capability", "status"], STATUS_CLASSES, requests)?;
-        out.counter(&names::SERVICES_EVENTS, services.events)?;
+        out.counters(&names::SERVICES_EVENTS, "capability", services.events.iter().copied())?;
         out.gauge(&names::SERVICES_LOG_SIZE, services.log_bytes)?;
         out.gauge(&names::SERVICES_WORK, u64::from(services.works))?;
         out.gauges(&names::REGISTER_AGE, "register", services.register_age_s.iter().copied())

@@ -113,8 +113,8 @@ pub struct LinksSample {
 pub struct ServicesSample {
     /// Requests since start by capability, and within by class of status, `1xx` first.
     pub requests: Vec<(&'static str, [u64; 5])>,
-    /// Events applied since start.
-    pub events: u64,
+    /// Events applied since start by capability.
+    pub events: Vec<(&'static str, u64)>,
     /// Size of the log's segments.
     pub log_bytes: u64,
     /// Whether it can be written and applied.

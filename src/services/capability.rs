@@ -62,6 +62,20 @@ impl Kind {
         self as u8
     }
 
+    /// Its name in metrics, the same as requests have.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Registers => "registers",
+            Self::Health => "health",
+            Self::Card => "card",
+            Self::Declarations => "declarations",
+            Self::Tracing => "tracing",
+            Self::RiskMap => "risk_map",
+            Self::Feedback => "feedback",
+            Self::Places => "places",
+        }
+    }
+
     /// The kind with this number.
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.code() == code)

@@ -80,7 +80,8 @@ struct Inner {
     table: Keyspace,
     stop: AtomicBool,
     broken: AtomicBool,
-    applied_total: AtomicU64,
+    /// In the order of [`Kind::ALL`].
+    applied_by_kind: [AtomicU64; Kind::ALL.len()],
     /// Where the tables are made up to.
     applied: Mutex<Position>,
 }
@@ -126,7 +127,7 @@ impl EventLog {
             table,
             stop: AtomicBool::new(false),
             broken: AtomicBool::new(false),
-            applied_total: AtomicU64::new(0),
+            applied_by_kind: Default::default(),
             applied: Mutex::new(from),
         });
         let events = inner.catch_up(&mut reader)?;
@@ -224,7 +225,13 @@ impl EventLog {
 
     /// Events applied since the start, those caught up with included.
     pub fn applied_total(&self) -> u64 {
-        self.inner.applied_total.load(Ordering::Relaxed)
+        self.applied_by_kind().iter().map(|(_, events)| events).sum()
+    }
+
+    /// The same by the capability that applied them.
+    pub fn applied_by_kind(&self) -> Vec<(&'static str, u64)> {
+        let counts = self.inner.applied_by_kind.iter().map(|count| count.load(Ordering::Relaxed));
+        Kind::ALL.iter().map(|kind| kind.name()).zip(counts).collect()
     }
 
     /// What the journal below is doing.
@@ -295,7 +302,10 @@ impl Inner {
         batch.commit().map_err(StateError::from)?;
         capability.applied(event);
         *self.applied.lock() = behind;
-        self.applied_total.fetch_add(1, Ordering::Relaxed);
+        let kinds = Kind::ALL.iter().zip(&self.applied_by_kind);
+        for (_, count) in kinds.filter(|(kind, _)| kind.code() == event.capability) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(effect)
     }
 

@@ -191,7 +191,7 @@ impl Services {
         let age = |register| self.capabilities.registers.age(register, now).map(|age| age.as_secs());
         ServicesSample {
             requests: self.counters.read(),
-            events: self.log.applied_total(),
+            events: self.log.applied_by_kind(),
             log_bytes: self.log.stats().bytes,
             works: self.is_sound(),
             register_age_s: RegisterId::ALL

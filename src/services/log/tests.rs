@@ -72,6 +72,8 @@ fn an_event_is_answered_once_it_is_applied_and_counts_once_whatever_comes() {
         }
         assert!(matches!(record(&log, "no"), Ok(Effect::Refused(_))));
         assert_eq!(tally.applied.load(Ordering::Relaxed), 11);
+        let counted: Vec<_> = log.applied_by_kind().into_iter().filter(|(_, events)| *events > 0).collect();
+        assert_eq!((counted, log.applied_total()), (vec![("feedback", 11)], 11));
     }
 }
 
