@@ -86,11 +86,10 @@ const TABLES: &[(&str, &[At])] = &[
 /// Where the bodies of a kind's events hold pseudonyms; `*` is every element.
 const fn events(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::Health => &["person"],
+        Kind::Health | Kind::RiskMap => &["person"],
         Kind::Registers => &["facts/*/person"],
         Kind::Declarations => &["declared/declarer", "declared/subject"],
         Kind::Tracing => &["asked/of/person", "person", "told/*/person"],
-        Kind::RiskMap => &["person"],
         Kind::Feedback => &["sender"],
         Kind::Card | Kind::Places => &[],
     }
