@@ -157,7 +157,8 @@ fn an_approved_case_marks_where_its_person_was_until_the_test_is_withdrawn() {
     let testing = registers.steer(RegisterId::Testing).unwrap();
     let mut map = Map::new();
     let url = format!("http://{}", registers.addresses()[&RegisterId::Testing]);
-    map.site = map.site.set("registers.testing_url", &url).set("registers.poll_ms", "50");
+    let site = map.site.set("registers.testing_url", &url).set("registers.poll_ms", "50");
+    map.site = site.set("risk_map.levels_every_s", "1");
     let keys = |name: &str| map.site.run_ok(&["keys", "admin", name, "--scope", "approve"]).trim().to_owned();
     let officers = [keys("an"), keys("binh")];
     let gateway = map.site.clone().set("risk_map.delay_s", "86400").start();

@@ -70,6 +70,7 @@ impl Demo {
         let now = UnixMillis::now();
         let of_today_s = now.seconds() - Day::of(now).begins().seconds();
         config.risk_map.delay_s = u64::try_from(of_today_s + MAP_AFTER_S).unwrap_or(0);
+        config.risk_map.levels_every_s = 60;
         Ok(Self { simulators })
     }
 

@@ -504,6 +504,9 @@ sections! {
         delay_s: u64 = 21_600, Rule::Within(0, 30 * DAY_S);
         /// Days that are told, and that are counted at a first start.
         days: u16 = 30, Rule::Within(1, 366);
+        /// How often levels change: all together, so that whoever looks again and again sees no case by itself. As
+        /// figures do, once a day, delay_s after midnight in Vietnam.
+        levels_every_s: u64 = 86_400, Rule::Within(1, 7 * DAY_S);
     }
 
     /// Contact tracing: what is assumed of entries and exits that are missing, and what officers may ask for.

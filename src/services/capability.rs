@@ -189,7 +189,7 @@ impl Capabilities {
             if test.stands {
                 proposes.propose(test.person, test.taken_at, test.at, batch)
             } else {
-                proposes.withdraw(test.person, test.taken_at, batch)
+                proposes.withdraw(test.person, test.taken_at, test.at, batch)
             }
         });
         let card = Arc::new(Card::open(state, config.card.rules_dir.as_deref(), &health, &places)?);

@@ -1,7 +1,7 @@
 //! Log and tables under other pseudonyms: what a rotation of the pepper makes of `DATA/services`.
 //!
 //! Both are written anew beside the old ones, an event or entry after the other. Where pseudonyms stand is told by
-//! [`TABLES`] for each table and by [`events`] for each kind of event; a table that isn't in the list ends the
+//! `TABLES` for each table and by `events` for each kind of event; a table that isn't in the list ends the
 //! rotation before anything has changed its place. Ids of declarations, cases and notifications stay: codes on paper, the
 //! audit log and phones know them. They were derived from pseudonyms, so that what is sent again is found by them;
 //! `declarations_again1` and `tracing_again1` hold what would be derived now.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::count::tests::{place, row};
 use super::count::{Counter, Counts};
 use super::release::{Released, release, told};
-use crate::scan::PlaceKey;
+use crate::scan::{PlaceKey, UnixMillis};
 
 /// Persons at each place of a district, and those in the district, to what is told of them.
 type Publisher = fn(k: u64, places: &[u64], together: u64) -> Released;
@@ -243,4 +243,33 @@ fn telling_a_day_anew_would_break_it() {
     let after = publish(ours, 10, &count(&[visits, vec![(99, 0)]].concat()));
     // Who knows of having been the one more knows now that there were just nine.
     assert_eq!((before[0].places[0], after[0].places[0]), (None, Some(10)));
+}
+
+/// Which places turn at each look of somebody who looks every minute, when cases are approved at these minutes and the map
+/// shows those from before `as_of`; every case was at places of its own.
+fn turns(approved: &[i64], as_of: impl Fn(UnixMillis) -> UnixMillis, minutes: i64) -> Vec<BTreeSet<usize>> {
+    let shown = |minute: i64| -> BTreeSet<usize> {
+        let as_of = as_of(UnixMillis(minute * 60_000)).0;
+        (0..approved.len()).filter(|case| approved[*case] * 60_000 < as_of).collect()
+    };
+    let looks: Vec<BTreeSet<usize>> = (0..minutes).map(shown).collect();
+    looks.windows(2).map(|pair| &pair[1] - &pair[0]).filter(|turned| !turned.is_empty()).collect()
+}
+
+proptest! {
+    /// Whoever looks every minute sees the cases of a day turn together, and so can't tell whose places are whose; a map
+    /// that showed each at once would show it by itself.
+    #[test]
+    fn looking_again_and_again_sees_no_case_by_itself(gaps in prop::collection::vec(2_i64..90, 2..16)) {
+        const DAY: i64 = 1_440;
+        let approved: Vec<i64> = gaps.iter().scan(0, |at, gap| { *at += gap; Some(*at) }).collect();
+        let settings = super::Settings { k: 10, delay_ms: 21_600_000, days: 30, levels_every_ms: crate::scan::DAY_MS };
+        let ours = turns(&approved, |now| settings.levels_as_of(now), 3 * DAY);
+        // Six hours after midnight in Vietnam is 23:00 UTC.
+        let days: BTreeSet<i64> = approved.iter().map(|minute| (minute + 60).div_euclid(DAY)).collect();
+        prop_assert_eq!(ours.len(), days.len());
+        prop_assert_eq!(ours.iter().map(BTreeSet::len).sum::<usize>(), approved.len());
+        let at_once = turns(&approved, |now| now, 3 * DAY);
+        prop_assert!(at_once.iter().all(|turned| turned.len() == 1), "the attack shows nothing");
+    }
 }

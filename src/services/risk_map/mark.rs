@@ -1,4 +1,7 @@
 //! Marks where an approved case's person was, once a day is told, and takes it back when the test is withdrawn.
+//!
+//! Levels change together and seldom: whoever looks every minute would otherwise see the places of one case turn at once,
+//! which is somebody's way through two weeks.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,21 +17,29 @@ use crate::verify::hex;
 /// Spots in an event, which has room for some 55.
 const SPOTS_AN_EVENT: usize = 40;
 
-/// Brings the map to what tracing knows. One that is interrupted is done again: the same marks are the same.
+/// Brings the map to what tracing knew when levels last changed. One that is interrupted is done again: the same marks are
+/// the same. A case that can't be marked now doesn't hold up the others.
 pub(super) fn mark(services: &Arc<Services>, now: UnixMillis) -> Result<(), PublishError> {
     let map = &services.capabilities.risk_map;
     let newest = map.published()?.first().map(|published| published.day);
-    for case in services.capabilities.tracing.unmarked()? {
-        if map.worker.stops() {
-            return Err(PublishError::Stopped);
-        }
-        if case.withdrawn {
-            clear(services, &case, now)?;
-        } else if let Some(newest) = newest {
-            expose(services, &case, newest, now)?;
+    let as_of = map.settings.levels_as_of(now);
+    let (mut after, mut failed) = (None, Ok(()));
+    loop {
+        let cases = services.capabilities.tracing.unmarked(after)?;
+        let Some(last) = cases.last() else { return failed };
+        after = Some(last.case);
+        for case in cases.into_iter().filter(|case| case.since < as_of) {
+            if map.worker.stops() {
+                return Err(PublishError::Stopped);
+            }
+            let marked = if case.withdrawn {
+                clear(services, &case, now)
+            } else {
+                newest.map_or(Ok(()), |newest| expose(services, &case, newest, now))
+            };
+            failed = failed.and(marked);
         }
     }
-    Ok(())
 }
 
 /// The case's days that are told and aren't marked yet: a day that isn't told may still get check-ins.
@@ -58,7 +69,8 @@ fn expose(
         }
         let spots: Vec<Spot> = spots.into_iter().collect();
         for at in spots.chunks(SPOTS_AN_EVENT) {
-            let (case, person) = (hex(&case.case), hex(&case.person.0));
+            let citizen = services.host.links().citizen_of(case.person);
+            let (case, person) = (hex(&case.case), hex(&citizen.0));
             record(services, &Change::Exposed { case, person, at: at.to_vec() }, now)?;
         }
     }

@@ -46,7 +46,7 @@ use super::places::{DistrictCode, Places, ProvinceCode};
 use crate::config::Config;
 use crate::journal::Event;
 use crate::respond::{Cause, Refused};
-use crate::scan::PlaceKey;
+use crate::scan::{PlaceKey, UnixMillis};
 use crate::verify::unhex;
 
 const CELLS: &str = "risk_map_cells1";
@@ -62,6 +62,15 @@ struct Settings {
     k: u64,
     delay_ms: i64,
     days: i32,
+    levels_every_ms: i64,
+}
+
+impl Settings {
+    /// When levels last changed, all together: what was approved or withdrawn before it shows, and nothing later.
+    fn levels_as_of(&self, now: UnixMillis) -> UnixMillis {
+        let first = Day(0).begins().0.saturating_add(self.delay_ms);
+        UnixMillis(now.0 - now.0.saturating_sub(first).rem_euclid(self.levels_every_ms))
+    }
 }
 
 /// The map.
@@ -141,10 +150,12 @@ impl RiskMap {
     /// # Errors
     /// They can't be opened.
     pub fn open(state: &State, config: &Config, places: Arc<Places>) -> Result<Self, StateError> {
+        let ms = |seconds: u64| i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
         let settings = Settings {
             k: u64::from(config.risk_map.k),
-            delay_ms: i64::try_from(config.risk_map.delay_s).unwrap_or(i64::MAX).saturating_mul(1000),
+            delay_ms: ms(config.risk_map.delay_s),
             days: i32::from(config.risk_map.days),
+            levels_every_ms: ms(config.risk_map.levels_every_s),
         };
         Ok(Self {
             cells: state.table(CELLS)?,

@@ -81,9 +81,11 @@ pub(in crate::services) fn publish_due(services: &Arc<Services>, now: UnixMillis
     let services = Arc::clone(services);
     let run = move || {
         let told = due.into_iter().try_for_each(|day| publish(&services, day, now));
-        match told.and_then(|()| mark(&services, now)) {
-            Ok(()) | Err(PublishError::Stopped) => {}
-            Err(error) => failed(error),
+        for result in [told, mark(&services, now)] {
+            match result {
+                Ok(()) | Err(PublishError::Stopped) => {}
+                Err(error) => failed(error),
+            }
         }
     };
     match std::thread::Builder::new().name("risk-map".to_owned()).spawn(run) {

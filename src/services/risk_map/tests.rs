@@ -2,7 +2,6 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::scan::UnixMillis;
 use crate::verify::hex;
 
 const DAY: Day = Day(18_955);
@@ -144,6 +143,15 @@ fn days_are_due_after_their_delay_and_forgotten_in_the_end() {
     assert_eq!((world.map.cells.iter().count(), world.map.exposures.iter().count()), (6, 3));
     assert_eq!(due(end + delay), []);
     assert_eq!(due(end + delay + 31 * crate::scan::DAY_MS), [DAY.plus(31)]);
+}
+
+#[test]
+fn levels_change_with_the_days_figures() {
+    let world = world();
+    let told_at = DAY.plus(1).begins().0 + world.map.settings.delay_ms;
+    let as_of = |at: i64| world.map.settings.levels_as_of(UnixMillis(at)).0;
+    assert_eq!((as_of(told_at), as_of(told_at + crate::scan::DAY_MS - 1)), (told_at, told_at));
+    assert_eq!(as_of(told_at - 1), told_at - crate::scan::DAY_MS);
 }
 
 #[test]

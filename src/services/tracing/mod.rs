@@ -58,6 +58,8 @@ pub(super) struct Unmarked {
     /// Its first and last day.
     pub(super) from: Day,
     pub(super) to: Day,
+    /// When it was approved, or withdrawn.
+    pub(super) since: UnixMillis,
     /// The last day that the map shows already.
     pub(super) through: Option<Day>,
     pub(super) withdrawn: bool,
@@ -144,18 +146,19 @@ impl Tracing {
         &self,
         person: Pseudonym,
         taken_at: UnixMillis,
+        at: UnixMillis,
         batch: &mut OwnedWriteBatch,
     ) -> Result<(), StateError> {
-        self.tables.withdraw(person, taken_at, batch)
+        self.tables.withdraw(person, taken_at, at, batch)
     }
 
     /// The cases that the map doesn't show as it should: those that were approved, as long as they have days to come, and
-    /// those that were withdrawn.
+    /// those that were withdrawn. Some at a time, behind the one given.
     ///
     /// # Errors
     /// The tables can't be read.
-    pub(super) fn unmarked(&self) -> Result<Vec<Unmarked>, StateError> {
-        self.tables.unmarked()
+    pub(super) fn unmarked(&self, after: Option<[u8; 16]>) -> Result<Vec<Unmarked>, StateError> {
+        self.tables.unmarked(after)
     }
 
     /// Where a person was, by the rules for stays. Blocks the thread where the store is the embedded one.

@@ -8,8 +8,10 @@
 //! tracing_silent1    person:16                   nothing: wants no content
 //! tracing_again1     the number it would have   the number that it has, where a rotation of the pepper made those differ
 //! tracing_ends1      made at:8  kind:1  key      nothing: in the order in which cases and mail go
-//! tracing_unmarked1  case:16                     the last day that the map shows of it, as JSON; null for none
+//! tracing_unmarked1  case:16                     Row as JSON: since when, and which days the map has already
 //! ```
+
+use std::ops::Bound;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use fjall::{Keyspace, OwnedWriteBatch};
@@ -37,7 +39,7 @@ const PROPOSAL_APPROVALS: usize = 2;
 /// Valid approvals that are kept of a case.
 const APPROVALS_MAX: usize = 8;
 
-/// Cases that are brought on the map in one go.
+/// Cases that are read together to be brought on the map.
 const UNMARKED_MAX: usize = 1000;
 
 /// What one event lets go.
@@ -133,6 +135,14 @@ impl Case {
             approved_until: until.map(|until| until.to_string()),
         }
     }
+}
+
+/// What the map has yet to show of a case, or to take back.
+#[derive(Serialize, Deserialize)]
+struct Row {
+    since: i64,
+    /// The last day that it shows.
+    through: Option<Day>,
 }
 
 /// A notification as it is kept; acknowledged ones stay until their time is over, so that none is made twice.
@@ -323,7 +333,7 @@ impl Tables {
                 record.withdrawn = false;
                 put(batch, &self.cases, case.0, &record);
                 if record.approved_until(at).is_some() {
-                    put(batch, &self.unmarked, case.0, &None::<Day>);
+                    put(batch, &self.unmarked, case.0, &Row { since: at.0, through: None });
                 } else {
                     batch.remove(&self.unmarked, case.0);
                 }
@@ -359,6 +369,7 @@ impl Tables {
         if record.by.as_ref().is_some_and(|(by, _)| *by == approval.by) {
             return Ok(refused(Cause::Forbidden, "whoever asked for a trace can't approve it"));
         }
+        let was_approved = record.approved_until(at).is_some();
         record.approvals.retain(|before| before.until > at.0 && before.by != approval.by);
         record.approvals.push(approval);
         if record.approvals.len() > APPROVALS_MAX {
@@ -366,26 +377,30 @@ impl Tables {
         }
         put(batch, &self.cases, case.0, &record);
         // A place is no case: who was there is only a contact.
-        if matches!(record.asked.of, Of::Person(_)) && record.approved_until(at).is_some() {
-            put(batch, &self.unmarked, case.0, &None::<Day>);
+        if matches!(record.asked.of, Of::Person(_)) && !was_approved && record.approved_until(at).is_some() {
+            put(batch, &self.unmarked, case.0, &Row { since: at.0, through: None });
         }
         Ok(Effect::done(&record.told(case, at)))
     }
 
-    /// The cases that the map doesn't show as it should.
-    pub(super) fn unmarked(&self) -> Result<Vec<Unmarked>, StateError> {
+    /// The cases that the map doesn't show as it should, some at a time, behind the one given.
+    pub(super) fn unmarked(&self, after: Option<[u8; 16]>) -> Result<Vec<Unmarked>, StateError> {
+        let first = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.to_vec()));
         let mut found = Vec::new();
-        for guard in self.unmarked.iter().take(UNMARKED_MAX) {
+        for guard in self.unmarked.range((first, Bound::Unbounded)).take(UNMARKED_MAX) {
             let (key, value) = guard.into_inner()?;
-            let case = key_at(&key, 0).ok_or(StateError::Damaged { table: UNMARKED })?;
-            let Some(Case { asked, withdrawn, .. }) = self.case(case)? else { continue };
-            let Of::Person(person) = asked.of else { continue };
+            let damaged = || StateError::Damaged { table: UNMARKED };
+            let case = key_at(&key, 0).ok_or_else(damaged)?;
+            let Case { asked, withdrawn, .. } = self.case(case)?.ok_or_else(damaged)?;
+            let Of::Person(person) = asked.of else { return Err(damaged()) };
+            let Row { since, through } = parse(&value, UNMARKED)?;
             found.push(Unmarked {
                 case: case.0,
                 person: Pseudonym(person.0),
                 from: Day::of(UnixMillis(asked.from)),
                 to: Day::of(UnixMillis(asked.to.saturating_sub(1))),
-                through: parse(&value, UNMARKED)?,
+                since: UnixMillis(since),
+                through,
                 withdrawn,
             });
         }
@@ -404,8 +419,8 @@ impl Tables {
         if record.withdrawn == withdrawn {
             if through >= Day::of(UnixMillis(record.asked.to.saturating_sub(1))) {
                 batch.remove(&self.unmarked, case.0);
-            } else {
-                put(batch, &self.unmarked, case.0, &Some(through));
+            } else if let Some(row) = read::<Row>(&self.unmarked, &case.0, UNMARKED)? {
+                put(batch, &self.unmarked, case.0, &Row { through: Some(through), ..row });
             }
         }
         Ok(Effect::done(&Made { made: 1 }))
@@ -416,13 +431,14 @@ impl Tables {
         &self,
         person: Pseudonym,
         taken_at: UnixMillis,
+        at: UnixMillis,
         batch: &mut OwnedWriteBatch,
     ) -> Result<(), StateError> {
         let case = self.number(of_test(Key(person.0), taken_at.0))?;
         if let Some(mut record) = self.case(case)? {
             record.withdrawn = true;
             put(batch, &self.cases, case.0, &record);
-            put(batch, &self.unmarked, case.0, &None::<Day>);
+            put(batch, &self.unmarked, case.0, &Row { since: at.0, through: None });
         }
         Ok(())
     }

@@ -174,26 +174,29 @@ fn what_the_map_is_to_show_follows_approvals_and_tests() {
     let (person, taken_at) = (Pseudonym([7; 16]), UnixMillis(20 * DAY_MS));
     let proposal = Tracing::proposal(person, taken_at);
     let proposed = case(fixture.apply(taken_at.0, proposal.clone()));
-    let unmarked = |fixture: &Fixture| fixture.tracing.unmarked().unwrap();
+    let unmarked = |fixture: &Fixture| fixture.tracing.unmarked(None).unwrap();
     case(fixture.approve(taken_at.0, &proposed.case, "an", i64::MAX));
     assert_eq!(unmarked(&fixture), [], "one of two");
     case(fixture.approve(taken_at.0, &proposed.case, "binh", i64::MAX));
     let [due] = unmarked(&fixture)[..] else { panic!("{:?}", unmarked(&fixture)) };
     assert_eq!((due.person, due.from, due.to, due.through), (person, Day(6), Day(21), None));
+    case(fixture.approve(taken_at.0 + 1, &proposed.case, "chi", i64::MAX));
+    assert_eq!(unmarked(&fixture), [due], "it was approved before");
 
     // Days that aren't told yet are left for later.
     fixture.apply(taken_at.0, due.marked(Day(20)).1);
     let left = unmarked(&fixture)[0];
-    assert_eq!(left.through, Some(Day(20)));
+    assert_eq!((left.through, left.since), (Some(Day(20)), taken_at));
+    assert_eq!(fixture.tracing.unmarked(Some(left.case)).unwrap(), []);
 
     let withdraw = |fixture: &Fixture| {
         let mut batch = fixture.state.batch();
-        fixture.tracing.withdraw(person, taken_at, &mut batch).unwrap();
+        fixture.tracing.withdraw(person, taken_at, taken_at, &mut batch).unwrap();
         batch.commit().unwrap();
     };
     withdraw(&fixture);
     assert!(unmarked(&fixture)[0].withdrawn);
-    let approved = case(fixture.approve(taken_at.0, &proposed.case, "chi", i64::MAX));
+    let approved = case(fixture.approve(taken_at.0, &proposed.case, "dung", i64::MAX));
     assert_eq!((approved.state.as_str(), approved.approved_until), ("withdrawn", None));
     // Marked by somebody who had seen it before it was withdrawn.
     fixture.apply(taken_at.0, left.marked(Day(21)).1);
@@ -216,5 +219,5 @@ fn a_places_case_marks_nothing() {
     let ask = Change::Ask { by: "an".to_owned(), id: "1".to_owned(), asked, per_hour: 9 };
     let asked = case(fixture.apply(0, ask.body()));
     assert_eq!(case(fixture.approve(1, &asked.case, "binh", 100)).state, "approved");
-    assert_eq!(fixture.tracing.unmarked().unwrap(), []);
+    assert_eq!(fixture.tracing.unmarked(None).unwrap(), []);
 }
