@@ -6,6 +6,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_wrap)]
 
 mod api_support;
+#[path = "support/ports.rs"]
+mod ports;
 mod store_support;
 
 use std::fs::{self, OpenOptions};
@@ -347,9 +349,7 @@ fn after_a_kill_every_answered_call_is_in_the_log() {
     let data = directory.path().join("data");
     let mut answered = 0;
     for round in 0..3 {
-        let ports: Vec<_> = (0..2).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let [listen, admin] = [0, 1].map(|index| ports[index].local_addr().unwrap());
-        drop(ports);
+        let (listen, admin) = (ports::free_address(), ports::free_address());
         let mut child = Command::new(env!("CARGO_BIN_EXE_scangate"))
             .args(["serve", "--listen", &listen.to_string(), "--admin", &admin.to_string(), "--data-dir"])
             .arg(&data)

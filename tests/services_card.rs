@@ -6,18 +6,20 @@ mod api_support;
 mod site;
 mod support;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use api_support::{Answer, Server, exchange, request};
+use scangate::identity::feed::Alias;
 use scangate::openapi::{CardRulesList, Duplicate, PersonCard, Recorded};
-use scangate::scan::UnixMillis;
+use scangate::scan::{Pseudonym, UnixMillis};
 use scangate::services::health::fact::{Fact, RegisterId, Source, TestKind, TestResult};
 use scangate::services::health::{Health, Report};
 use scangate::verify::admin_token::AdminScope;
 use serde_json::{Value, json};
 use site::Site;
+use support::ports::free_address;
 
 const NDJSON: &str = "application/x-ndjson";
 const NATIONAL: &str = include_str!("../config/rules/vn.json");
@@ -25,18 +27,17 @@ const NATIONAL: &str = include_str!("../config/rules/vn.json");
 /// The specimen whose number stands in `api_support::card(123_456)`.
 const NUMBER: &str = "001090123456";
 
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 fn site() -> (Site, SocketAddr) {
-    let public = free_port();
+    let public = free_address();
     (Site::start(|config| config.listen.addr = public), public)
 }
 
 fn tell(site: &Site, record: &str, facts: Vec<Fact>) {
-    let services = site.services();
-    let person = Some(services.host.identity().citizen(NUMBER));
+    tell_of(site, site.services().host.identity().citizen(NUMBER), record, facts);
+}
+
+fn tell_of(site: &Site, person: Pseudonym, record: &str, facts: Vec<Fact>) {
+    let (services, person) = (site.services(), Some(person));
     let source = Source::Register(RegisterId::Vaccination);
     let report = Report { source, record: record.to_owned(), version: 1, person, facts };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -179,6 +180,32 @@ fn a_person_is_told_why() {
     assert_eq!(refused("/v1/card/of", &app), (404, field("")));
 }
 
+fn feed(site: &Site, line: &Value) {
+    let (host, line) = (&site.services().host, line.to_string());
+    let lines = [line.as_bytes()].into_iter();
+    let taken = host.links().take(host.identity(), lines, ("test", ""), UnixMillis::now()).unwrap();
+    assert_eq!((taken.accepted, taken.refused), (1, Vec::new()));
+}
+
+#[test]
+fn a_link_brings_a_persons_facts_together() {
+    const QID: &str = "162979388586171100";
+    let (site, _) = site();
+    let colour = |site: &Site| {
+        let answer = site.call("GET", "/v1/card?province=79", &site.person(NUMBER), &Value::Null);
+        answer.json::<PersonCard>().colour
+    };
+    let alias = site.services().host.identity().alias(&Alias::Qid(QID));
+    tell_of(&site, alias, "test-1", positive());
+    assert_eq!(colour(&site), "unknown", "it was told of somebody else");
+    feed(&site, &json!({"citizen": NUMBER, "qid": QID}));
+    assert_eq!(colour(&site), "red");
+    let site = site.again();
+    assert_eq!(colour(&site), "red");
+    feed(&site, &json!({"citizen": null, "qid": QID}));
+    assert_eq!(colour(&site), "unknown", "the link was a mistake");
+}
+
 fn until(mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {
@@ -276,7 +303,7 @@ fn holds(dir: &Path, needle: &[u8]) -> bool {
 /// SIGKILL keeps the page cache: this shows that what is answered was written, not that it was synced.
 #[test]
 fn rules_that_were_answered_are_there_after_a_kill() {
-    let services = free_port();
+    let services = free_address();
     let site = support::gateway::Site::new().set("services.listen", &services.to_string());
     let running = site.start();
     let made = site.run_ok(&["keys", "admin", "rules", "--scope", "services"]);

@@ -6,7 +6,7 @@
 mod support;
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use support::codes;
 use support::gateway::{self, Site};
 use support::http::{Client, Response, bearer, problem};
+use support::ports::free_address;
 
 const MOTHER: &str = "001093029317";
 
@@ -37,7 +38,7 @@ struct Place {
 }
 
 fn place() -> Place {
-    let services = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address");
+    let services = free_address();
     Place { site: Site::new().set("services.listen", &services.to_string()), services }
 }
 

@@ -7,13 +7,14 @@
 mod support;
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 
 use serde_json::{Value, json};
 use support::codes;
 use support::gateway::{Gateway, Site};
 use support::http::{Client, Response, problem};
+use support::ports::free_address;
 
 struct World {
     gateway: Gateway,
@@ -23,7 +24,7 @@ struct World {
 
 impl World {
     fn start(settings: &[(&str, &str)]) -> Self {
-        let services = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let services = free_address();
         let site = Site::new().set("services.listen", &services.to_string());
         let site = settings.iter().fold(site, |site, (key, value)| site.set(key, value));
         let gateway = site.start();

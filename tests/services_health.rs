@@ -379,7 +379,7 @@ fn look(directory: &Path, each: &mut impl FnMut(&Path, &[u8])) {
 fn what_was_acknowledged_is_there_after_a_kill() {
     const CODES: usize = 400;
     let issuer = Issuer::lasting();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = support::ports::free_address();
     let site = support::gateway::Site::new().set("services.listen", &port.to_string());
     health_support::write(&site.data, "hc1/vn.pem", &issuer.pem);
     let gateway = site.start();

@@ -139,7 +139,7 @@ fn the_demonstrations_places_are_taken_as_they_are() {
 /// SIGKILL keeps the page cache: this shows that what is answered was written, not that it was synced.
 #[test]
 fn what_was_answered_is_there_after_a_kill() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = support::ports::free_address();
     let site = support::gateway::Site::new().set("services.listen", &port.to_string());
     drop(site.start());
     let token =

@@ -8,7 +8,6 @@
 mod support;
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -22,6 +21,7 @@ use scangate::services::registers::simulator::{CITIZENS, Mode, Simulators, Steer
 use serde_json::{Value, json};
 use support::gateway::{Gateway, Site};
 use support::http::{Client, Response};
+use support::ports::free_address;
 
 const SECRET: &str = "fedcba98fedcba98fedcba98fedcba98";
 
@@ -37,8 +37,7 @@ struct Place {
 impl Place {
     /// A site that follows these registers, quickly.
     fn new(simulators: Option<&Simulators>, scheme: &str) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let services = free.local_addr().unwrap().to_string();
+        let services = free_address().to_string();
         let mut site = Site::new().set("services.listen", &services);
         for (register, address) in simulators.map(Simulators::addresses).unwrap_or_default() {
             let url = format!("{scheme}://{address}");

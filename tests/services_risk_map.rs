@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use scangate::openapi::{MapDays, MapFeatures, TraceCases};
@@ -16,6 +16,7 @@ use serde_json::json;
 use support::codes;
 use support::gateway::{Gateway, Site};
 use support::http::{Client, Response};
+use support::ports::free_address;
 
 struct Map {
     site: Site,
@@ -24,7 +25,7 @@ struct Map {
 
 impl Map {
     fn new() -> Self {
-        let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let at = free_address();
         let site = Site::new().set("services.listen", &at.to_string()).set("risk_map.delay_s", "0");
         Self { site, at }
     }

@@ -6,7 +6,7 @@
 mod support;
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -17,6 +17,7 @@ use scangate::scan::UnixMillis;
 use serde_json::{Value, json};
 use support::gateway::{Gateway, Site};
 use support::http::{Client, Response, bearer};
+use support::ports::free_address;
 
 /// The specimen of the citizen card has these numbers but for the serial; its own is in the hint that a start prints.
 const NUMBER: &str = "001090000017";
@@ -38,7 +39,7 @@ struct Services {
 
 impl Services {
     fn new() -> Self {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free_address();
         let site = Site::new().set("services.listen", &address.to_string());
         // Event times of five hours ago, so that stays that are assumed to go on are over.
         Self { site, address, start: UnixMillis::now().0 - 300 * MINUTE }

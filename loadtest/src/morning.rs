@@ -17,7 +17,7 @@ use tokio::time::sleep_until;
 use crate::issue::Issuer;
 use crate::machine::{Machine, command_line, machine, today};
 use crate::record::{Ending, Latency, Recorder};
-use crate::server::{Site, free_ports};
+use crate::server::{Site, free_address};
 use crate::services::{Caller, Difference, difference, kill_and_restart, request};
 use crate::sys;
 
@@ -81,7 +81,7 @@ struct Crowd {
 /// The gateway doesn't start, or somebody never got an answer.
 pub fn run(options: &Options) -> Result<bool> {
     sys::raise_descriptors()?;
-    let (services, _) = free_ports()?;
+    let services = free_address();
     let site = Site::new(&options.scangate, &options.work_dir)?
         .set("services.listen", &services.to_string())
         .set("log.level", "warn");

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::server::{Server, free_ports};
+use crate::server::{Server, free_address};
 use crate::sys;
 
 /// nginx answering an empty 202 to everything, with one worker.
@@ -29,7 +29,7 @@ impl Nginx {
     /// Starts it on a core.
     pub fn start(binary: &str, core: usize, work_dir: &Path) -> Result<Self> {
         let root = tempfile::Builder::new().prefix("scangate-nginx-").tempdir_in(work_dir)?;
-        let (listen, _) = free_ports()?;
+        let listen = free_address();
         let config = root.path().join("nginx.conf");
         let directory = root.path().display();
         fs::write(&config, nginx_config(listen, &directory.to_string()))?;
@@ -82,7 +82,7 @@ impl Peer {
 
     /// Starts it, as often as one likes.
     pub fn start(&self) -> Result<Server> {
-        let (listen, _) = free_ports()?;
+        let listen = free_address();
         let mut command = Command::new(&self.binary);
         command.args(["--listen", &listen.to_string(), "--keys"]).arg(&self.keys);
         match &self.cql {
@@ -113,7 +113,7 @@ impl Benthos {
     /// Starts it on a core.
     pub fn start(binary: &Path, core: usize, work_dir: &Path) -> Result<Self> {
         let root = tempfile::Builder::new().prefix("scangate-benthos-").tempdir_in(work_dir)?;
-        let (listen, _) = free_ports()?;
+        let listen = free_address();
         let config = root.path().join("benthos.yaml");
         fs::write(&config, benthos_config(listen, &root.path().display().to_string()))?;
         let mut command = Command::new(binary);

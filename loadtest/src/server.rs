@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -17,6 +17,10 @@ use crate::{cpu, sys};
 // What the gateway's own tests keep, by the same means.
 #[path = "../../tests/support/keep.rs"]
 mod keep;
+#[path = "../../tests/support/ports.rs"]
+mod ports;
+
+pub use ports::free_address;
 
 /// A start that replays a large journal may take a while.
 const START_S_MAX: u64 = 120;
@@ -140,7 +144,7 @@ impl Site {
     pub fn new(binary: &Path, work_dir: &Path) -> Result<Self> {
         let root = tempfile::Builder::new().prefix("scangate-loadtest-").tempdir_in(work_dir)?;
         let data = root.path().join("data");
-        let (listen, admin) = free_ports()?;
+        let (listen, admin) = (free_address(), free_address());
         let binary = binary.canonicalize().with_context(|| format!("no binary at {}", binary.display()))?;
         let site = Self {
             root: Arc::new(root),
@@ -186,7 +190,7 @@ impl Site {
 
     /// Another gateway with the same keys and settings, and ports and data of its own.
     pub fn sibling(&self) -> Result<Self> {
-        let (listen, admin) = free_ports()?;
+        let (listen, admin) = (free_address(), free_address());
         let data = self.root.path().join(format!("sibling-{}", listen.port()));
         copy_keys(&self.data.join("keys"), &data.join("keys"))?;
         fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
@@ -259,12 +263,6 @@ fn spawn_on(cores: &[usize], command: &mut Command) -> Result<Child> {
         });
         spawner.join().unwrap_or_else(|_| bail!("the spawning thread panicked"))
     })
-}
-
-/// Two ports that were free a moment ago.
-pub fn free_ports() -> Result<(SocketAddr, SocketAddr)> {
-    let (first, second) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
-    Ok((first.local_addr()?, second.local_addr()?))
 }
 
 fn copy_keys(from: &Path, to: &Path) -> Result<()> {

@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::Identity;
 use super::feed::{self, Alias, BadLine};
@@ -189,7 +189,11 @@ pub struct Links {
     swept: AtomicI64,
     last_feed: AtomicI64,
     lines: [AtomicU64; 3],
+    listeners: RwLock<Vec<Listener>>,
 }
+
+/// Is told of each citizen who has other aliases than before.
+type Listener = Box<dyn Fn(Pseudonym) + Send + Sync>;
 
 impl Links {
     /// Opens or creates the table in `dir` and loads it.
@@ -207,6 +211,7 @@ impl Links {
             swept: AtomicI64::new(now.0),
             last_feed: AtomicI64::new(0),
             lines: Default::default(),
+            listeners: RwLock::default(),
             disk: Mutex::new(disk),
         };
         {
@@ -297,6 +302,32 @@ impl Links {
         (source, cursor): (&str, &str),
         now: UnixMillis,
     ) -> Result<Taken, FeedError> {
+        let (taken, changes) = self.take_batch(identity, lines, (source, cursor), now)?;
+        // The disk's lock is free again: whoever is told may ask for aliases.
+        let mut citizens: Vec<_> =
+            changes.iter().flat_map(|change| [change.before, change.after]).flatten().collect();
+        citizens.sort_unstable();
+        citizens.dedup();
+        let listeners = self.listeners.read();
+        for citizen in citizens {
+            listeners.iter().for_each(|listener| listener(citizen));
+        }
+        Ok(taken)
+    }
+
+    /// Has this called with each citizen whose aliases a batch has changed, once it is in force, on the thread that takes
+    /// the batch. After a start nobody is told of what was there before.
+    pub fn on_change(&self, listener: impl Fn(Pseudonym) + Send + Sync + 'static) {
+        self.listeners.write().push(Box::new(listener));
+    }
+
+    fn take_batch<'a>(
+        &self,
+        identity: &Identity,
+        lines: impl Iterator<Item = &'a [u8]>,
+        (source, cursor): (&str, &str),
+        now: UnixMillis,
+    ) -> Result<(Taken, Vec<Change>), FeedError> {
         let disk = self.disk.lock();
         let mut feed = match disk.feed(source)? {
             Some(feed) => feed,
@@ -337,7 +368,7 @@ impl Links {
         for (counter, count) in self.lines.iter().zip([taken.accepted, taken.unchanged, refused]) {
             counter.fetch_add(count, Ordering::Relaxed);
         }
-        Ok(taken)
+        Ok((taken, changes))
     }
 
     /// Lets go of what is not recent any more. Call it about once a second.

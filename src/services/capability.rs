@@ -192,7 +192,8 @@ impl Capabilities {
                 proposes.withdraw(test.person, test.taken_at, test.at, batch)
             }
         });
-        let card = Arc::new(Card::open(state, config.card.rules_dir.as_deref(), &health, &places)?);
+        let card =
+            Arc::new(Card::open(state, config.card.rules_dir.as_deref(), &health, &places, host.links())?);
         Ok(Self {
             card,
             declarations: Arc::new(Declarations::open(state, config, host)?),

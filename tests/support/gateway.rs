@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use super::http::Client;
 use super::keep;
+use super::ports::free_address;
 
 /// How long a start may take, replaying a journal included; a debug build on a busy machine is slow.
 const START_S_MAX: u64 = 30;
@@ -33,7 +34,7 @@ impl Site {
     pub fn new() -> Self {
         let root = Arc::new(TempDir::new().expect("a temporary directory"));
         let data = root.path().join("data");
-        let (listen, admin) = free_ports();
+        let (listen, admin) = (free_address(), free_address());
         Self { root, data, listen, admin, env: Vec::new() }.set("limits.device_scans_per_s", "0")
     }
 
@@ -54,7 +55,7 @@ impl Site {
 
     /// Another gateway that shares nothing but the keys: for two gateways on one database.
     pub fn sibling(&self) -> Self {
-        let (listen, admin) = free_ports();
+        let (listen, admin) = (free_address(), free_address());
         let data = self.root.path().join("sibling");
         copy_dir(&self.data.join("keys"), &data.join("keys"));
         Self { root: self.root.clone(), data, listen, admin, env: self.env.clone() }
@@ -259,13 +260,6 @@ impl Drop for Gateway {
 fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
-}
-
-/// Two ports that were free a moment ago. The listeners are held together so that they differ.
-fn free_ports() -> (SocketAddr, SocketAddr) {
-    let bind = || TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let (first, second) = (bind(), bind());
-    (first.local_addr().expect("an address"), second.local_addr().expect("an address"))
 }
 
 fn copy_dir(from: &Path, to: &Path) {

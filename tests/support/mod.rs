@@ -11,6 +11,7 @@ pub mod export;
 pub mod gateway;
 pub mod http;
 pub mod keep;
+pub mod ports;
 
 /// Runs a test once per runtime, each as a test of its own, so that a failure names the runtime.
 #[macro_export]

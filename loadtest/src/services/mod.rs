@@ -30,7 +30,7 @@ use crate::issue::Issuer;
 use crate::machine;
 use crate::record::Recorder;
 use crate::report::Report;
-use crate::server::{Server, Site, free_ports};
+use crate::server::{Server, Site, free_address};
 use crate::sys;
 use crate::thresholds::{self, Check};
 use crate::wire::Answer;
@@ -87,7 +87,7 @@ struct Stage {
 
 /// A site with services on, not started yet.
 fn site(common: &Common) -> Result<(Site, SocketAddr)> {
-    let (services, _) = free_ports()?;
+    let services = free_address();
     let site = Site::new(&common.scangate, &common.work_dir)?;
     Ok((site.set("services.listen", &services.to_string()).set("log.level", "warn"), services))
 }

@@ -36,8 +36,9 @@ use self::store::Stored;
 use super::capability::{Capability, Effect, Kind, State, StateError};
 use super::health::Health;
 use super::places::Places;
+use crate::identity::links::Links;
 use crate::journal::Event;
-use crate::scan::UnixMillis;
+use crate::scan::{Pseudonym, UnixMillis};
 
 /// How often the thread looks for colours that ended.
 const LOOK: Duration = Duration::from_secs(1);
@@ -85,6 +86,7 @@ impl Card {
         rules_dir: Option<&Path>,
         health: &Arc<Health>,
         places: &Arc<Places>,
+        links: &Links,
     ) -> Result<Self, StateError> {
         let shipped = match rules_dir {
             Some(dir) => from_dir(dir)?,
@@ -94,14 +96,8 @@ impl Card {
                 .collect::<Result<_, _>>()?,
         };
         let cards = Arc::new(Cards::new(Arc::clone(health) as _, Arc::clone(places)));
-        // Cards hold the facts: who tells them of changes may not hold them, or neither would ever be closed.
-        let told = Arc::downgrade(&cards);
-        health.on_change(move |person| {
-            let changed = told.upgrade().map(|cards| cards.facts_changed(person, UnixMillis::now()));
-            if let Some(Err(error)) = changed {
-                tracing::error!(%error, "a card stays as it was");
-            }
-        });
+        health.on_change(judging(&cards));
+        links.on_change(judging(&cards));
         let (alarm, thread) = (Arc::new(Alarm::default()), Mutex::new(None));
         Ok(Self { cards, shipped, stored: Stored::open(state)?, alarm, thread })
     }
@@ -191,6 +187,18 @@ impl Capability for Card {
         tracing::info!(rules, persons = self.cards.persons(), "cards are judged");
         self.start_thread()
             .map_err(|source| StateError::File { path: PathBuf::from("the thread card"), source })
+    }
+}
+
+/// Judges whoever it is told of. Cards hold the facts: who tells them of changes may not hold them, or neither would ever
+/// be closed.
+fn judging(cards: &Arc<Cards>) -> impl Fn(Pseudonym) + Send + Sync + 'static {
+    let told = Arc::downgrade(cards);
+    move |person| {
+        let judged = told.upgrade().map(|cards| cards.facts_changed(person, UnixMillis::now()));
+        if let Some(Err(error)) = judged {
+            tracing::error!(%error, "a card stays as it was");
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 #![allow(dead_code, reason = "each test uses its part")]
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -10,6 +9,10 @@ use std::time::Duration;
 
 use scangate_client::Client;
 use tempfile::TempDir;
+
+// What the gateway's own tests use.
+#[path = "../../../../tests/support/ports.rs"]
+mod ports;
 
 pub struct Gateway {
     pub directory: TempDir,
@@ -22,9 +25,7 @@ pub struct Gateway {
 
 impl Gateway {
     pub fn new(settings: &[(&str, &str)]) -> Self {
-        let free: Vec<TcpListener> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports = [0, 1].map(|which: usize| free[which].local_addr().unwrap().port());
-        drop(free);
+        let ports = [(); 2].map(|()| ports::free_address().port());
         // Beside the directory of this test's own binary.
         let beside = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("scangate");
         let binary = std::env::var_os("SCANGATE_BIN").map_or(beside, PathBuf::from);
