@@ -4,8 +4,10 @@
 //! the thread `card`, which looks each second. Where the rules change it makes a new table beside the old one, which goes on
 //! answering until the other is whole; changes of facts go to both meanwhile.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
@@ -17,6 +19,9 @@ use crate::services::capability::StateError;
 use crate::services::health::Health;
 use crate::services::health::fact::Known;
 use crate::services::places::{Places, ProvinceCode};
+
+/// Persons that are handed to a thread together.
+const TOGETHER: usize = 256;
 
 /// Where facts come from.
 pub trait FactsOf: Send + Sync {
@@ -132,6 +137,15 @@ impl Cards {
         Ok(())
     }
 
+    /// Judges everybody, at a start: on all processors, since nobody is served yet.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn load(&self, now: UnixMillis) -> Result<(), StateError> {
+        self.rules_changed.store(false, Ordering::Release);
+        self.make_anew(now, std::thread::available_parallelism().map_or(1, NonZero::get))
+    }
+
     /// Does what time and rules ask for. One thread at a time.
     ///
     /// # Errors
@@ -139,7 +153,7 @@ impl Cards {
     pub fn tick(&self, now: UnixMillis) -> Result<(), StateError> {
         let rules_changed = self.rules_changed.swap(false, Ordering::Acquire);
         if rules_changed || !self.table.load().stands_at(now) {
-            let made = self.make_anew(now);
+            let made = self.make_anew(now, 1);
             if made.is_err() {
                 self.next.store(None);
                 self.rules_changed.store(true, Ordering::Release);
@@ -158,21 +172,57 @@ impl Cards {
         Ok(())
     }
 
-    fn make_anew(&self, now: UnixMillis) -> Result<(), StateError> {
+    fn make_anew(&self, now: UnixMillis, threads: usize) -> Result<(), StateError> {
         let next = Arc::new(Table::new(&self.sets.lock(), now));
         self.next.store(Some(Arc::clone(&next)));
-        let mut failed = Ok(());
-        self.facts.each_person(&mut |person| {
-            let Some(turn) = self.turns.get(shard_of(person)).filter(|_| failed.is_ok()) else { return };
-            let _turn = turn.lock();
-            match self.facts.facts_of(person) {
-                Ok(known) => next.judge(person, &known, now),
-                Err(error) => failed = Err(error),
+        let failed = Mutex::new(Ok(()));
+        std::thread::scope(|scope| {
+            let (send, receive) = sync_channel::<Vec<Pseudonym>>(threads);
+            let receive = Arc::new(Mutex::new(receive));
+            for _ in 0..threads {
+                let (receive, next, failed) = (Arc::clone(&receive), &next, &failed);
+                scope.spawn(move || {
+                    while let Some(persons) = taken(&receive) {
+                        if let Err(error) = self.judge_all(&persons, next, now) {
+                            *failed.lock() = Err(error);
+                            // Nobody takes more, and who walks over the persons is told.
+                            break;
+                        }
+                    }
+                });
             }
+            drop(receive);
+            let mut persons = Vec::with_capacity(TOGETHER);
+            let mut send_on = true;
+            let walked = self.facts.each_person(&mut |person| {
+                persons.push(person);
+                if persons.len() == TOGETHER && send_on {
+                    send_on = send.send(std::mem::take(&mut persons)).is_ok();
+                } else if !send_on {
+                    persons.clear();
+                }
+            });
+            // Only a thread that failed doesn't take them.
+            let _ = send.send(persons);
+            walked
         })?;
-        failed?;
+        failed.into_inner()?;
         self.table.store(next);
         self.next.store(None);
         Ok(())
     }
+
+    fn judge_all(&self, persons: &[Pseudonym], next: &Table, now: UnixMillis) -> Result<(), StateError> {
+        for person in persons {
+            let Some(turn) = self.turns.get(shard_of(*person)) else { continue };
+            let _turn = turn.lock();
+            next.judge(*person, &self.facts.facts_of(*person)?, now);
+        }
+        Ok(())
+    }
+}
+
+/// The next persons to be judged; none once all are.
+fn taken(receive: &Mutex<Receiver<Vec<Pseudonym>>>) -> Option<Vec<Pseudonym>> {
+    receive.lock().recv().ok()
 }

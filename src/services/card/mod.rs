@@ -182,7 +182,7 @@ impl Capability for Card {
 
     fn load(&self) -> Result<(), StateError> {
         self.cards.take_rules(self.sets()?);
-        self.cards.tick(UnixMillis::now())?;
+        self.cards.load(UnixMillis::now())?;
         let rules = self.cards.in_force().len();
         tracing::info!(rules, persons = self.cards.persons(), "cards are judged");
         self.start_thread()

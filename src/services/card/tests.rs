@@ -33,9 +33,9 @@ fn test(result: TestResult, text: &str) -> Fact {
     Fact::Test { kind: TestKind::Pcr, result, taken_at: at(text) }
 }
 
-/// Facts that are told by hand.
+/// Facts that are told by hand, and of whom they can't be read.
 #[derive(Default)]
-struct Told(Mutex<BTreeMap<Pseudonym, Vec<Known>>>);
+struct Told(Mutex<BTreeMap<Pseudonym, Vec<Known>>>, Mutex<Option<Pseudonym>>);
 
 impl Told {
     fn tell(&self, person: Pseudonym, facts: &[Fact], received: UnixMillis) {
@@ -48,6 +48,9 @@ impl Told {
 
 impl FactsOf for Told {
     fn facts_of(&self, person: Pseudonym) -> Result<Vec<Known>, StateError> {
+        if *self.1.lock() == Some(person) {
+            return Err(StateError::Damaged { table: "facts1" });
+        }
         Ok(self.0.lock().get(&person).cloned().unwrap_or_default())
     }
 
@@ -294,8 +297,12 @@ fn rows_are_found_again_among_many() {
     for number in 0..3_000 {
         assert_eq!(cards.look(person(number), None, now).colour, expected(number), "{number}");
     }
-    cards.take_rules(shipped());
-    cards.tick(now).unwrap();
-    assert!((0..3_000).all(|number| cards.look(person(number), None, now).colour == expected(number)));
-    assert_eq!(cards.persons(), 2_000);
+    for anew in [Cards::tick, Cards::load] {
+        cards.take_rules(shipped());
+        anew(&cards, now).unwrap();
+        assert!((0..3_000).all(|number| cards.look(person(number), None, now).colour == expected(number)));
+        assert_eq!(cards.persons(), 2_000);
+    }
+    *told.1.lock() = Some(person(1_500));
+    assert!(cards.load(now).is_err(), "one who can't be judged is nobody to pass over");
 }
