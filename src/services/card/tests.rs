@@ -299,7 +299,7 @@ fn rows_are_found_again_among_many() {
     }
     for anew in [Cards::tick, Cards::load] {
         cards.take_rules(shipped());
-        anew(&cards, now).unwrap();
+        anew(cards, now).unwrap();
         assert!((0..3_000).all(|number| cards.look(person(number), None, now).colour == expected(number)));
         assert_eq!(cards.persons(), 2_000);
     }
