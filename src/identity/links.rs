@@ -16,13 +16,15 @@
 //! asked, under the locks of all of these, whether that is still so. Each look is one load while nothing
 //! changes: `changes` is odd while a batch is being put in force, and 0 until there is the first link.
 
-use std::collections::HashMap;
+mod batch;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use parking_lot::{Mutex, RwLock};
 
+use self::batch::Batch;
 use super::Identity;
 use super::feed::{self, Alias, BadLine};
 use super::link_store::{Change, LinkStore};
@@ -337,7 +339,7 @@ impl Links {
             }
             None => FeedState::default(),
         };
-        let mut batch = Batch { table: self, disk: &disk, changed: HashMap::new(), counts: HashMap::new() };
+        let mut batch = Batch::new(self, &disk);
         let mut taken = Taken::default();
         for (index, bytes) in lines.enumerate() {
             let read = feed::line(bytes, |citizen, aliases| {
@@ -522,86 +524,6 @@ impl Recent {
                 all.len()
             }
         }
-    }
-}
-
-/// A batch on its way: the table as its lines so far would leave it.
-struct Batch<'a> {
-    table: &'a Links,
-    disk: &'a LinkStore,
-    changed: HashMap<Pseudonym, Change>,
-    /// By citizen, what the changes add to the number of aliases on disk.
-    counts: HashMap<Pseudonym, (usize, isize)>,
-}
-
-impl Batch<'_> {
-    /// Links or unlinks one line's aliases; whether that changed anything.
-    fn put(
-        &mut self,
-        citizen: Option<Pseudonym>,
-        mut new: Vec<(&'static str, Pseudonym)>,
-    ) -> Result<Result<bool, BadLine>, LinksError> {
-        // A token that was issued for the citizen's number is the citizen's already.
-        new.retain(|(_, alias)| Some(*alias) != citizen && self.citizen_of(*alias) != citizen);
-        if let Some(citizen) = citizen
-            && !new.is_empty()
-        {
-            if self.citizen_of(citizen).is_some() {
-                return Ok(Err(BadLine::new("citizen", "must not be linked as another citizen's alias")));
-            }
-            if self.aliases(citizen)? + new.len() > ALIASES_MAX {
-                return Ok(Err(BadLine::new("citizen", "must have at most 16 aliases")));
-            }
-            for (field, alias) in &new {
-                if self.aliases(*alias)? > 0 {
-                    return Ok(Err(BadLine::new(field, "must not be a citizen's own, with aliases")));
-                }
-            }
-        }
-        for (_, alias) in &new {
-            self.set(*alias, citizen)?;
-        }
-        Ok(Ok(!new.is_empty()))
-    }
-
-    fn citizen_of(&self, alias: Pseudonym) -> Option<Pseudonym> {
-        match self.changed.get(&alias) {
-            Some(change) => change.after,
-            None => self.table.citizens.get(&alias).map(|citizen| *citizen),
-        }
-    }
-
-    fn aliases(&mut self, citizen: Pseudonym) -> Result<usize, LinksError> {
-        let (on_disk, added) = self.count(citizen)?;
-        Ok(on_disk.saturating_add_signed(*added))
-    }
-
-    fn count(&mut self, citizen: Pseudonym) -> Result<(usize, &mut isize), LinksError> {
-        use std::collections::hash_map::Entry;
-        let (on_disk, added) = match self.counts.entry(citizen) {
-            Entry::Occupied(held) => held.into_mut(),
-            Entry::Vacant(free) => {
-                let on_disk = self.disk.aliases_of(citizen, ALIASES_MAX)?.len();
-                free.insert((on_disk, 0))
-            }
-        };
-        Ok((*on_disk, added))
-    }
-
-    fn set(&mut self, alias: Pseudonym, after: Option<Pseudonym>) -> Result<(), LinksError> {
-        let now = self.citizen_of(alias);
-        if let Some(citizen) = now {
-            *self.count(citizen)?.1 -= 1;
-        }
-        if let Some(citizen) = after {
-            *self.count(citizen)?.1 += 1;
-        }
-        self.changed.entry(alias).or_insert(Change { alias, before: now, after }).after = after;
-        Ok(())
-    }
-
-    fn changes(self) -> Vec<Change> {
-        self.changed.into_values().filter(|change| change.before != change.after).collect()
     }
 }
 
