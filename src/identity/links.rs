@@ -81,17 +81,20 @@ pub struct View<'a> {
 
 impl View<'_> {
     /// Whom the scan is about.
+    #[inline]
     pub fn person(&self) -> Pseudonym {
         self.linked.person
     }
 
     /// Under which other pseudonyms the person may be remembered.
+    #[inline]
     pub fn aliases(&self) -> &[Pseudonym] {
         &self.aliases
     }
 
     /// Whether both are still so. Ask it under the locks of all of them; where it is not, nothing may have
     /// been done yet.
+    #[inline]
     pub fn holds(&self) -> bool {
         self.links.holds(&self.linked, &self.aliases, self.now)
     }
@@ -234,6 +237,7 @@ impl Links {
     }
 
     /// Whom a pseudonym stands for.
+    #[inline]
     pub fn resolve(&self, own: Pseudonym) -> Linked {
         let changes = self.changes.load(Ordering::Acquire);
         let person = if changes == 0 { own } else { self.citizen_of(own) };
@@ -241,6 +245,7 @@ impl Links {
     }
 
     /// Whom a pseudonym stands for, for readers of rows.
+    #[inline]
     pub fn citizen_of(&self, own: Pseudonym) -> Pseudonym {
         self.citizens.get(&own).map_or(own, |citizen| *citizen)
     }
@@ -264,6 +269,7 @@ impl Links {
     }
 
     /// The person's aliases that scans may still be remembered under.
+    #[inline]
     fn recent(&self, linked: &Linked, now: UnixMillis) -> Vec<Pseudonym> {
         if linked.changes == 0 || self.recent_held.load(Ordering::Acquire) == 0 {
             return Vec::new();
@@ -271,6 +277,7 @@ impl Links {
         self.recent_of(linked.person, now)
     }
 
+    #[inline]
     fn holds(&self, linked: &Linked, aliases: &[Pseudonym], now: UnixMillis) -> bool {
         let changes = self.changes.load(Ordering::Acquire);
         let steady = changes == linked.changes && changes.is_multiple_of(2);
