@@ -3,13 +3,15 @@
 #![allow(missing_docs, clippy::indexing_slicing, clippy::unwrap_used)]
 
 mod api_support;
+#[path = "support/copied.rs"]
+mod copied;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::ops::ControlFlow;
-use std::path::Path;
 
 use api_support::{Answer, Server, exchange};
+use copied::copied;
 use scangate::config::Config;
 use scangate::gateway::migration::{Rotated, rotate_pepper};
 use scangate::gateway::{Gateway, GatewayError};
@@ -66,24 +68,6 @@ fn told(row: &ExportedCheckin, person: impl Fn(Pseudonym) -> Pseudonym) -> [Stri
         row.received_at.clone(),
         person.to_string(),
     ]
-}
-
-fn copied(from: &Path) -> TempDir {
-    fn copy(from: &Path, to: &Path) {
-        fs::create_dir(to).unwrap();
-        for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-            let target = to.join(entry.file_name());
-            if entry.path().is_dir() {
-                copy(&entry.path(), &target);
-            } else {
-                fs::copy(entry.path(), target).unwrap();
-            }
-        }
-        fs::set_permissions(to, fs::metadata(from).unwrap().permissions()).unwrap();
-    }
-    let directory = tempfile::tempdir().unwrap();
-    copy(&from.join("data"), &directory.path().join("data"));
-    directory
 }
 
 /// A gateway that has taken a few scans and a link, stopped; and its rows.

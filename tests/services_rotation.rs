@@ -4,6 +4,8 @@
 #![allow(missing_docs, clippy::indexing_slicing, clippy::unwrap_used)]
 
 mod api_support;
+#[path = "support/copied.rs"]
+mod copied;
 #[path = "support/services.rs"]
 mod site;
 mod support;
@@ -14,6 +16,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use copied::copied;
 use scangate::config::Config;
 use scangate::gateway::migration::rotate_pepper;
 use scangate::gateway::{Gateway, GatewayError};
@@ -173,24 +176,6 @@ fn notice(case: &Value, person: Pseudonym, day: i32) -> Value {
     json!({"event": "notify", "case": case, "told": [told]})
 }
 
-fn copied(from: &Path) -> Arc<tempfile::TempDir> {
-    fn copy(from: &Path, to: &Path) {
-        fs::create_dir(to).unwrap();
-        for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-            let target = to.join(entry.file_name());
-            if entry.path().is_dir() {
-                copy(&entry.path(), &target);
-            } else {
-                fs::copy(entry.path(), target).unwrap();
-            }
-        }
-        fs::set_permissions(to, fs::metadata(from).unwrap().permissions()).unwrap();
-    }
-    let directory = tempfile::tempdir().unwrap();
-    copy(&from.join("data"), &directory.path().join("data"));
-    Arc::new(directory)
-}
-
 fn holds(bytes: &[u8], person: Pseudonym) -> bool {
     let digits = person.to_string();
     [&person.0[..], digits.as_bytes()].iter().any(|own| memchr::memmem::find(bytes, own).is_some())
@@ -260,14 +245,14 @@ fn the_services_are_taken_along_wherever_a_rotation_is_interrupted() {
     let used = used();
     let old = person(&used.directory.path().join("data"));
     let expected: BTreeSet<String> = WITH_PSEUDONYMS.iter().map(ToString::to_string).collect();
-    let whole = copied(used.directory.path());
+    let whole = Arc::new(copied(used.directory.path()));
     let data = whole.path().join("data");
     assert_eq!(holding(&data, old), (expected, KINDS.iter().map(|kind| kind.code()).collect()));
     let (steps, result) = rotate(&data, usize::MAX);
     result.unwrap();
     assert_taken_along(&used, Arc::clone(&whole), old);
     for stop in 1..=steps {
-        let interrupted = copied(used.directory.path());
+        let interrupted = Arc::new(copied(used.directory.path()));
         let data = interrupted.path().join("data");
         assert!(matches!(rotate(&data, stop).1, Err(GatewayError::Interrupted { .. })), "{stop}");
         let refused = Gateway::start(&config(&data));

@@ -18,7 +18,7 @@ use crate::issue::Issuer;
 use crate::machine::{Machine, command_line, machine, today};
 use crate::record::{Ending, Latency, Recorder};
 use crate::server::{Site, free_address};
-use crate::services::{Caller, Difference, difference, kill_and_restart, request};
+use crate::services::{Caller, Difference, difference, due, kill_and_restart, request, total};
 use crate::sys;
 
 /// Options.
@@ -134,11 +134,9 @@ async fn declare(
     began: Instant,
 ) -> Result<BTreeMap<(usize, usize), String>> {
     let mut acknowledged = BTreeMap::new();
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    let total = (options.rate * options.seconds) as usize;
+    let total = total(options.rate, options.seconds);
     for number in (index..total).step_by(options.connections) {
-        #[allow(clippy::cast_precision_loss)] // Millions at most.
-        let due = began + Duration::from_secs_f64(number as f64 / options.rate);
+        let due = began + due(number, options.rate);
         sleep_until(due.into()).await;
         let person = number % crowd.tokens.len();
         let token = crowd.tokens.get(person).context("no person")?;

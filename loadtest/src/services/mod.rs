@@ -228,12 +228,12 @@ fn never(name: &'static str, times: u64) -> Check {
 
 /// How many are due in all.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Millions at most, and not below zero.
-fn total(rate: f64, seconds: f64) -> usize {
+pub fn total(rate: f64, seconds: f64) -> usize {
     (rate * seconds) as usize
 }
 
 /// After how long the one of this number is due.
-fn due(number: usize, rate: f64) -> Duration {
+pub fn due(number: usize, rate: f64) -> Duration {
     #[allow(clippy::cast_precision_loss)] // As above.
     Duration::from_secs_f64(number as f64 / rate)
 }
